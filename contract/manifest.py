@@ -7,6 +7,7 @@ Since readers refuse unknown fields, a manifest is written in the oldest schema 
     2   copy_of
     3   adapted; preprocessing of sequences; card.running_statistics
     4   precision
+    5   card.task
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from normfold.contract.precision.record import Precision
 from normfold.contract.record import ManifestError, Record, read_json_object, validate_record
 from normfold.contract.source_card import SourceCard
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """The newest schema version that can be read."""
 
 DATATYPES = (

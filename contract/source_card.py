@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field
 
 from normfold.contract.preprocess import Preprocessing, SequencePreprocessing
 from normfold.contract.record import Record, read_json_object, validate_record
+from normfold.contract.task import OutputTask
 
 IGNORED = -100
 """In place of a class, in masks of training data: the pixel has none. It is the value that torch's loss ignores."""
@@ -35,8 +36,14 @@ class RunningStatistics(Record):
 
     samples: int = Field(description="Rows of the training split.")
     taken: bool = Field(
-        description="True: the network has the recalibrated statistics. False: validation accuracy fell, and the "
-        "network keeps the statistics of its training."
+        description="True: the network has the recalibrated statistics. False: the metric fell on the validation "
+        "split, and the network keeps the statistics of its training."
+    )
+    metric: str = Field(
+        default="accuracy",
+        exclude_if=lambda name: name == "accuracy",
+        description="Name of the metric that `accuracy_before` and `accuracy_after` hold, more is better; absent for "
+        "accuracy.",
     )
     accuracy_before: dict[str, float] = Field(description="By split: validation, which decides, and test.")
     accuracy_after: dict[str, float] = Field(description="By split, with the recalibrated statistics.")
@@ -58,12 +65,18 @@ class SourceCard(Record):
     preprocessing: Preprocessing | None = Field(
         default=None, description="From a raw input to the network's tensor; null if raw inputs are tensors."
     )
-    labels: tuple[str, ...] | None = Field(default=None, description="Names of the classes, in the network's order.")
+    labels: tuple[str, ...] | None = Field(default=None, description="Names of the classes or labels, in order.")
     logits: tuple[str, ...] = Field(
         default=(), description="Outputs that are logits: softmax makes them probabilities."
     )
+    task: OutputTask | None = Field(
+        default=None,
+        exclude_if=lambda task: task is None,
+        description="What an output means that holds predicted values, or logits of labels that do not exclude each "
+        "other; absent for classes.",
+    )
     metrics: dict[str, float] = Field(
-        default_factory=dict, description="Loss and accuracy on the validation and test splits, at training."
+        default_factory=dict, description="Loss and metrics on the validation and test splits, at training."
     )
     origin: str = Field(default="", description="Architecture and data set, in words.")
     running_statistics: RunningStatistics | None = Field(
@@ -78,8 +91,15 @@ class SourceCard(Record):
     )
 
     @property
+    def metric(self) -> str:
+        """Name of the metric that networks are compared by; more is better."""
+        return "accuracy" if self.task is None else self.task.metric
+
+    @property
     def schema_version(self) -> int:
         """The oldest schema version of a manifest that can hold this card."""
+        if self.task is not None:
+            return 5
         if self.initial_weights is not None:
             return 4
         of_3 = isinstance(self.preprocessing, SequencePreprocessing) or self.running_statistics is not None

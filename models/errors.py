@@ -3,7 +3,10 @@
 InputError
 ├── DataError                       a data set cannot be found, read or split
 ├── ArchitectureError               unknown network, wrong option, or a factory that fails
+├── CompilationError                a network cannot be compiled
+├── ConfigFileError                 a file of settings cannot be read, or has a wrong field
 ├── FreezingError                   the parameters that are to be frozen are none, or all
+├── FunctionError                   a loss or metric of the user's own cannot be found, or fails
 ├── RunFolderError                  a run folder exists already, or cannot be resumed
 ├── WeightsError                    a file of weights is missing, damaged, or of another network
 └── OnnxExportError                 a network cannot be exported to ONNX
@@ -12,9 +15,11 @@ InputError
 CheckError
 ├── DivergedError                   the loss is not finite during training
 ├── UnmeasurableError               the loss of the trained network on a split is not finite
+├── LearningRateError               no learning rate can be suggested
 └── StatisticsError                 the running statistics of a BatchNorm cannot be recalibrated
     └── VaryingCallsError           some batches call the layer, others do not
 SetupError
+├── CompilerError                   the machine has no working compiler for torch.compile
 ├── PrecisionError                  the machine cannot train in this precision
 └── SynchronisationError            BatchNorm cannot be synchronised over processes without GPUs
 
@@ -46,6 +51,30 @@ class FreezingError(InputError):
     """The parameters that are to be frozen are none, or all of them."""
 
     names_arguments = True
+
+
+class FunctionError(InputError):
+    """A loss or metric of the user's own cannot be imported, fails, or returns something else than a number."""
+
+    names_arguments = True
+
+
+class CompilationError(InputError):
+    """A network cannot be compiled by torch.compile."""
+
+    names_arguments = True
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name!r} cannot be compiled: {reason.rstrip('.')}; train it without `compile`.")
+        self.name, self.reason = name, reason
+
+
+class ConfigFileError(InputError):
+    """A file of settings cannot be read, or has a wrong field."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{str(path)!r} {problem}")
+        self.path, self.problem = path, problem
 
 
 class RunFolderError(InputError):
@@ -119,6 +148,17 @@ class UnmeasurableError(CheckError):
         self.split, self.loss, self.folder = split, loss, folder
 
 
+class LearningRateError(CheckError):
+    """No learning rate can be suggested, since the loss falls at none."""
+
+    def __init__(self, lowest: float, highest: float, picture: Path) -> None:
+        super().__init__(
+            f"The loss falls at no learning rate from {lowest:g} to {highest:g}, so none is suggested; "
+            f"{str(picture)!r} shows it."
+        )
+        self.lowest, self.highest, self.picture = lowest, highest, picture
+
+
 class StatisticsError(CheckError):
     """The running statistics of a BatchNorm cannot be recalibrated."""
 
@@ -132,6 +172,19 @@ class VaryingCallsError(StatisticsError):
 
     def __init__(self, layer: str) -> None:
         super().__init__(layer, "is called for some batches and not for others.")
+
+
+class CompilerError(SetupError):
+    """The machine has no working compiler for torch.compile."""
+
+    names_arguments = True
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"torch.compile does not work here: {reason.rstrip('.')}; install a C++ compiler (g++ or clang) and "
+            "Python's headers, on a GPU Triton too, or train without `compile`."
+        )
+        self.reason = reason
 
 
 class PrecisionError(SetupError):

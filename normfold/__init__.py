@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from normfold._repository import RepositoryModel as RepositoryModel
     from normfold._repository import load_repository as load_repository
     from normfold._shared.predictions import ClassProbability as ClassProbability
+    from normfold._shared.predictions import LabelsPrediction as LabelsPrediction
+    from normfold._shared.predictions import PredictedValue as PredictedValue
     from normfold._shared.predictions import Prediction as Prediction
     from normfold._shared.quantize import QuantizeResult as QuantizeResult
     from normfold._shared.quantize import quantize as quantize
@@ -84,7 +86,7 @@ _MODULES = {
     "client": ("Client", "ModelVersion"),
     "_bench.bench": ("bench",),
     "_bench.result": ("BenchResult", "LoadResult"),
-    "_shared.predictions": ("Prediction", "ClassProbability"),
+    "_shared.predictions": ("Prediction", "ClassProbability", "LabelsPrediction", "PredictedValue"),
     "errors": ("NormfoldError", "InputError", "CheckError", "SetupError", "ClientError"),
 }
 """Module to the public names that it has."""

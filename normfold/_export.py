@@ -298,7 +298,7 @@ def _conversion(
     if options.samples is not None:
         infos = input_infos(found.path, load_model(found.path))
         samples = read_folded_samples(options, infos, found.card, takes_pixels)
-        return conversion(options, samples, has_recorded, found.card.labels)
+        return conversion(options, samples, has_recorded, found.card)
     if data is None:
         return conversion(options, None)
     return conversion_of_rows(options, *data.compared_rows(), has_recorded=has_recorded)

@@ -168,8 +168,9 @@ class RepositoryModel:
             version: of the model; the highest that is loaded without it.
 
         Returns:
-            For each row a Prediction; of a model that gives a class to each pixel their numbers, (height, width),
-            int64; of any other model the value of its one output, or the values of several by name.
+            For each row a Prediction; where labels do not exclude each other a LabelsPrediction; of a regression a
+            tuple of PredictedValue; of a model that gives a class to each pixel their numbers, (height, width), int64;
+            of any other model the value of its one output, or the values of several by name.
 
         Raises:
             ArgumentError: an argument cannot be used.

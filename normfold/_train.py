@@ -23,6 +23,7 @@ from normfold._shared.argument_checks import (
     check,
     check_optional,
     describe,
+    whole_number,
 )
 from normfold._shared.packages import require_packages
 from normfold._shared.paths import AnyPath
@@ -41,7 +42,12 @@ DEFAULT_ARCH = "convnet"
 PACKAGES = ("torch", "sklearn", "safetensors", "accelerate", "matplotlib")
 """Packages that training needs."""
 
-DATA = Kind("'digits', 'npz:PATH' with arrays x and y, 'csv:PATH' or 'images:DIR'", TEXT.holds)
+TEXT_OR_NAMES = Kind("a string that is not empty, or a list of them", lambda v: TEXT.holds(v) or NAMES.holds(v))
+WEIGHTS = Kind(
+    "'balanced', or a list of numbers",
+    lambda v: v == "balanced" if isinstance(v, str) else isinstance(v, Sequence) and all(map(NUMBER.holds, v)),
+)
+DATA = Kind("'digits', 'npz:PATH' with arrays x and y, 'csv:PATH', 'images:DIR' or 'masks:DIR'", TEXT.holds)
 
 PATTERNS = Kind("a pattern, or a list of patterns", lambda value: TEXT.holds(value) or NAMES.holds(value))
 
@@ -54,7 +60,7 @@ class TrainResult:
         folder: the run folder, with the checkpoint of `best_epoch`.
         config: the network, the data and how it was trained.
         epochs: passes over the training data, including those before a resume.
-        best_epoch: the one with the best validation accuracy.
+        best_epoch: the one with the best validation accuracy, or R² or F1: the metric of the task.
         seconds: of this call.
     """
 
@@ -66,12 +72,23 @@ class TrainResult:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Loss and accuracy on the validation and test splits, and mean IoU where labels are masks."""
+        """Loss and the task's metrics on the validation and test splits."""
         return self.config.card.metrics
 
+    @property
+    def task(self) -> str:
+        """classification, segmentation, regression or multi-label."""
+        card = self.config.card
+        if card.task is not None:
+            return card.task.kind
+        return "segmentation" if "test_mean_iou" in card.metrics else "classification"
+
     def __repr__(self) -> str:
-        accuracy = self.metrics["test_accuracy"]
-        return f"TrainResult({str(self.folder)!r}: test accuracy {accuracy:.4f}, best epoch {self.best_epoch})"
+        from normfold.contract.task import METRIC_NAMES
+
+        name = self.config.card.metric
+        value = f"test {METRIC_NAMES[name]} {self.metrics[f'test_{name}']:.4f}"
+        return f"TrainResult({str(self.folder)!r}: {value}, best epoch {self.best_epoch})"
 
     def _repr_html_(self) -> str | None:
         """Return the plot of loss and accuracy by epoch for notebooks; None if the file is gone."""
@@ -89,8 +106,8 @@ def train(
     arch: str | None = None,
     arguments: Mapping[str, Any] | Sequence[str] | None = None,
     data: str | None = None,
-    label_column: str | None = None,
-    image_size: tuple[int, int] | None = None,
+    label_column: str | Sequence[str] | None = None,
+    image_size: tuple[int, int] | int | None = None,
     channels: int | None = None,
     ignore_index: int | None = None,
     validation_fraction: float | None = None,
@@ -115,6 +132,16 @@ def train(
     freeze_epochs: int | None = None,
     layer_decay: float | None = None,
     sync_bn: bool | None = None,
+    task: str | None = None,
+    unit: str | Sequence[str] | None = None,
+    threshold: float | None = None,
+    loss: str | None = None,
+    metric: str | Sequence[str] | None = None,
+    class_weights: str | Sequence[float] | None = None,
+    sampler: str | None = None,
+    layout: str | None = None,
+    in_memory: bool | None = None,
+    workers: int | None = None,
     resume: bool = False,
     progress: Progress = False,
 ) -> TrainResult:
@@ -134,9 +161,10 @@ def train(
         arch: mlp, convnet, resnet, resnet18, resnet34, resnet50, preact_resnet, mobilenet, mobilenet_v2, densenet,
             densenet121, repvgg; temporal for sequences; unet for masks; or module:factory. Default convnet.
         arguments: of the network, by name; or as texts NAME=VALUE.
-        data: digits, npz:PATH, csv:PATH or images:DIR. Default digits.
-        label_column: of a CSV; default the last.
-        image_size: height and width of images, in pixels.
+        data: digits, npz:PATH, csv:PATH, images:DIR or masks:DIR; a path without a kind is taken as what it is. Default
+            digits.
+        label_column: of a CSV, or a list of several; default the last.
+        image_size: height and width of images, in pixels; one number for both.
         channels: of images: 1 for greyscale, 3 for RGB. Default 3.
         ignore_index: value in masks of pixels without a class, such as 255; they count nowhere. Default none.
         validation_fraction: of each class; used to choose the best epoch. Default 0.1.
@@ -165,6 +193,19 @@ def train(
             is frozen. Default never.
         layer_decay: learning rate of a layer as a fraction of that of the next one; see `parameter_groups`. Default 1.
         sync_bn: compute BatchNorm's statistics over the rows of all processes. Default on GPUs.
+        task: classification, segmentation, regression or multi-label. Default by the labels: floats are values to
+            predict, 0 and 1 in several columns labels that do not exclude each other, masks segmentation.
+        unit: of the values to predict, or a list of one for each; it is returned with predictions.
+        threshold: of multi-label: probability from which a label is given. Default 0.5.
+        loss: module:function of your own loss, called with outputs and targets. Default the task's.
+        metric: module:function of your own metric, or a list; recorded beside the task's.
+        class_weights: "balanced", or a number for each class, label or value, in the loss. Default equal.
+        sampler: "balanced" draws every class as often. Default every row once in an epoch.
+        layout: of images in npz:PATH: nchw, or nhwc where the channels come last. Default nchw.
+        in_memory: whether images of a folder are held in memory, or decoded as they are needed. Default by their size:
+            up to 1 GiB are held.
+        workers: processes that decode images of a folder; they do not change the result. Default 0 for images in
+            memory, otherwise one for each other processor, at most 4.
         resume: continue after the last completed epoch of the run in `out`.
         progress: True shows a bar on standard error; a function is called after each epoch, with its metrics in words.
 
@@ -176,6 +217,7 @@ def train(
         ArchitectureError: there is no such network, or it cannot be built.
         WeightsError: the weights cannot be read, or are of another network.
         FreezingError: nothing fits `freeze`, or nothing would be trained.
+        FunctionError: a loss or metric of your own cannot be imported, fails, or returns no number.
         DivergedError, UnmeasurableError: the loss is no longer finite.
         PrecisionError, SynchronisationError: this machine cannot train so.
         OSError: the folder cannot be written.
@@ -187,9 +229,14 @@ def train(
     """
     check(PATH, out=out)
     check(FLAG, resume=resume)
+    check_optional(FLAG, in_memory=in_memory)
+    check_optional(whole_number(0), workers=workers)
     check(PROGRESS, progress=progress)
-    check_optional(TEXT, arch=arch, label_column=label_column, optimizer=optimizer, precision=precision)
-    check_optional(TEXT, freeze_bn=freeze_bn)
+    check_optional(TEXT, arch=arch, optimizer=optimizer, precision=precision, task=task, loss=loss, sampler=sampler)
+    check_optional(TEXT_OR_NAMES, label_column=label_column, unit=unit, metric=metric)
+    check_optional(WEIGHTS, class_weights=class_weights)
+    check_optional(NUMBER, threshold=threshold)
+    check_optional(TEXT, freeze_bn=freeze_bn, layout=layout)
     check_optional(OPTIONS, arguments=arguments)
     check_optional(DATA, data=data)
     check_optional(INTEGER, channels=channels, split_seed=split_seed, epochs=epochs, batch_size=batch_size)
@@ -216,13 +263,17 @@ def train(
         recorded = None
     of_data = {
         "source": data,
-        "label_column": label_column,
-        "image_size": image_size,
+        "label_column": label_column if isinstance(label_column, str | None) else tuple(label_column),
+        "image_size": (image_size, image_size) if type(image_size) is int else image_size,
         "channels": channels,
         "ignore_index": ignore_index,
         "validation_fraction": validation_fraction,
         "test_fraction": test_fraction,
         "split_seed": split_seed,
+        "task": task,
+        "unit": _names(unit),
+        "layout": layout,
+        "in_memory": in_memory,
     }
     of_training = {
         "epochs": epochs,
@@ -240,9 +291,16 @@ def train(
         "freeze_epochs": freeze_epochs,
         "layer_decay": layer_decay,
         "sync_bn": sync_bn,
+        "loss": loss,
+        "metric": _names(metric),
+        "class_weights": class_weights,
+        "sampler": sampler,
+        "threshold": threshold,
     }
     initial = _initial_weights(weights, weights_key, strip_prefix, partial, recorded)
-    config, dataset = _make_config(arch, arguments, _only_given(of_data), _only_given(of_training), recorded, initial)
+    config, dataset = _make_config(
+        arch, arguments, _only_given(of_data), _only_given(of_training), recorded, initial, workers
+    )
     callback = _make_callback(progress)
     with getattr(callback, "bar", nullcontext()):
         found = fit(config, dataset, folder, resume=resume, callback=callback)
@@ -256,6 +314,7 @@ def _make_config(
     of_training: dict[str, Any],
     recorded: RunConfig | None,
     initial: InitialWeights | None,
+    workers: int | None,
 ) -> tuple[RunConfig, Dataset]:
     """Lay what was given over the defaults, or over the settings of the run to be resumed."""
     from pydantic import ValidationError
@@ -281,7 +340,7 @@ def _make_config(
         train_config = TrainConfig.model_validate(before["train"] | of_training)
     except ValidationError as error:
         raise ArgumentError(_sentence(error)) from None
-    dataset = load_dataset(data_config)
+    dataset = load_dataset(data_config, workers)
     return make_run_config(name, options, data_config, dataset, train_config, initial), dataset
 
 
@@ -317,6 +376,10 @@ def _make_callback(progress: Progress) -> Any:
     if callable(progress):
         return make_line_callback(progress)
     return make_bar_callback() if progress else None
+
+
+def _names(given: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    return (given,) if isinstance(given, str) else None if given is None else tuple(given)
 
 
 def _only_given(values: dict[str, Any]) -> dict[str, Any]:

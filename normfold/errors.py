@@ -27,6 +27,8 @@ Each carries its facts as attributes, and one sentence that says what is wrong a
     │   │   └── VersionChoiceError          the versions cannot be rolled back to, or deleted
     │   ├── DataError                       a data set cannot be found, read or split
     │   ├── ArchitectureError               unknown network, wrong option, or a factory that fails
+    │   ├── CompilationError                a network cannot be compiled by torch.compile
+    │   ├── ConfigFileError                 a file of settings cannot be read, or has a wrong field
     │   ├── FreezingError                   the parameters that are to be frozen are none, or all
     │   ├── RunFolderError                  a run folder exists already, or cannot be resumed
     │   ├── WeightsError                    a file of weights is missing, damaged, or of another network
@@ -57,6 +59,7 @@ Each carries its facts as attributes, and one sentence that says what is wrong a
     │   │   ├── UnstableSamplesError        the first half of the samples is not like the second
     │   │   └── SampleStatisticsError       the statistics of the samples are not finite
     │   ├── DivergedError                   the loss is not finite during training
+    │   ├── LearningRateError               no learning rate can be suggested
     │   ├── UnmeasurableError               the loss of a trained network is not finite
     │   └── StatisticsError                 the statistics of a BatchNorm cannot be recalibrated
     │       └── VaryingCallsError           some batches call the BatchNorm, and others do not
@@ -64,6 +67,7 @@ Each carries its facts as attributes, and one sentence that says what is wrong a
     │   ├── MissingPackageError             a package of an extra is not installed
     │   ├── RuntimePackageError             no ONNX Runtime is installed, or more than one
     │   ├── ProviderError                   a provider was requested and is not available
+    │   ├── CompilerError                   the machine has no working compiler for torch.compile
     │   ├── PrecisionError                  the machine cannot train in this precision
     │   ├── SynchronisationError            BatchNorm cannot be synchronised over processes without GPUs
     │   ├── ReadError                       a folder cannot be read
@@ -121,9 +125,13 @@ from normfold.export.errors import UnstableSamplesError as UnstableSamplesError
 from normfold.export.errors import VerificationError as VerificationError
 from normfold.export.errors import VersionChoiceError as VersionChoiceError
 from normfold.models.errors import ArchitectureError as ArchitectureError
+from normfold.models.errors import CompilationError as CompilationError
+from normfold.models.errors import CompilerError as CompilerError
+from normfold.models.errors import ConfigFileError as ConfigFileError
 from normfold.models.errors import DataError as DataError
 from normfold.models.errors import DivergedError as DivergedError
 from normfold.models.errors import FreezingError as FreezingError
+from normfold.models.errors import LearningRateError as LearningRateError
 from normfold.models.errors import NoRunningStatisticsError as NoRunningStatisticsError
 from normfold.models.errors import OnnxExportError as OnnxExportError
 from normfold.models.errors import PrecisionError as PrecisionError

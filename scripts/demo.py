@@ -135,11 +135,12 @@ def ask(url: str, checkpoint: Checkpoint, dataset: Dataset) -> dict[str, Any]:
     require_equal("infer", predictions, expected.argmax(axis=1))
 
     few = rows[:SHOWN]
-    instances = [{"instances": [dataset.x[row].tolist()]} for row in few]
+    raw = dataset.x[few]
+    instances = [{"instances": [one.tolist()]} for one in raw]
     predicted = [post(f"{url}/v1/models/{NAME}:predict", instance)["predictions"][0] for instance in instances]
     require_equal(":predict", np.array([answer["index"] for answer in predicted]), expected.argmax(axis=1)[:SHOWN])
 
-    pictures = [png(dataset.x[row, 0]) for row in few]
+    pictures = [png(one[0]) for one in raw]
     PICTURE.write_bytes(pictures[0])
     classified = [post(f"{url}/v1/models/{NAME}:classify", picture)["classes"][0] for picture in pictures]
     seen = np.stack([dataset.preprocessing.standardise(decode(dataset, picture)) for picture in pictures])

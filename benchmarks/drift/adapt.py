@@ -148,7 +148,7 @@ def tensors(
     dataset: Dataset, rows: npt.NDArray[np.intp], change: Callable[[Images], Images]
 ) -> npt.NDArray[np.float32]:
     """Return the network's inputs for some images, changed in units of 0 to 1."""
-    return dataset.preprocessing.standardise(FULL * change(dataset.x[rows] / FULL))
+    return dataset.preprocessing.standardise(FULL * change(np.asarray(dataset.x[rows], np.float64) / FULL))
 
 
 def accuracy(path: Path, test: npt.NDArray[np.float32], dataset: Dataset) -> float:

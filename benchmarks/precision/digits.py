@@ -70,11 +70,12 @@ def data_config(network: str) -> DataConfig:
         return DataConfig()
     KEPT.mkdir(parents=True, exist_ok=True)
     path, digits = KEPT / f"{network}.npz", load_dataset(DataConfig())
-    pictures = np.asarray(digits.x[:, 0], np.float32)
+    every = np.arange(len(digits.x))
+    pictures, y = np.asarray(digits.x[every][:, 0], np.float32), digits.y[every]
     if network == "temporal":
-        np.savez(path, x=pictures, y=digits.y, channels=np.array([f"row {row}" for row in range(pictures.shape[1])]))
+        np.savez(path, x=pictures, y=y, channels=np.array([f"row {row}" for row in range(pictures.shape[1])]))
     else:
-        masks = np.where(pictures > 4, digits.y[:, None, None] + 1, 0)
+        masks = np.where(pictures > 4, y[:, None, None] + 1, 0)
         np.savez(path, x=pictures, y=masks, value_max=np.float64(16))
     return DataConfig(source=f"npz:{path}")
 

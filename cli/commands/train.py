@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from normfold.cli.signals import exit_code, raise_on_sigterm
 from normfold.cli.warnings import warnings_as_sentences
 from normfold.contract.errors import InputError, SetupError
 from normfold.display.terminal.console import err, out, print_json
-from normfold.display.terminal.train_progress import is_main_process
+from normfold.display.terminal.train_progress import is_main_process, metric_name, metric_text
 
 if TYPE_CHECKING:
     from normfold import TrainResult
 
-DATA, TRAINING, FINE_TUNING = "Data", "Training", "Fine-tuning"
+DATA, TRAINING, FINE_TUNING, TASK = "Data", "Training", "Fine-tuning", "Task"
 
 
 def train(
@@ -33,16 +34,24 @@ def train(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="digits, npz:PATH, csv:PATH or images:DIR.", show_default="digits", rich_help_panel=DATA),
+        typer.Option(
+            help="digits, a file or a folder: npz:PATH, csv:PATH, images:DIR or masks:DIR.",
+            show_default="digits",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     label_column: Annotated[
-        str | None, typer.Option(help="Label column of csv:PATH.", show_default="the last", rich_help_panel=DATA)
+        list[str] | None,
+        typer.Option(
+            help="Label column of csv:PATH; repeatable, or NAME,NAME.", show_default="the last", rich_help_panel=DATA
+        ),
     ] = None,
     image_size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Size for images:DIR, in pixels.", rich_help_panel=DATA)
+        str | None, typer.Option(metavar="HxW", help="Size for images of a folder, in pixels.", rich_help_panel=DATA)
     ] = None,
     channels: Annotated[
-        int | None, typer.Option(help="Channels for images:DIR: 1 or 3.", show_default="3", rich_help_panel=DATA)
+        int | None,
+        typer.Option(help="Channels for images of a folder: 1 or 3.", show_default="3", rich_help_panel=DATA),
     ] = None,
     ignore_index: Annotated[
         int | None,
@@ -174,6 +183,82 @@ def train(
             rich_help_panel=FINE_TUNING,
         ),
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="classification, segmentation, regression or multi-label.",
+            show_default="by the labels",
+            rich_help_panel=TASK,
+        ),
+    ] = None,
+    unit: Annotated[
+        list[str] | None,
+        typer.Option(help="Unit of predicted values, such as °C; repeatable, one a value.", rich_help_panel=TASK),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Probability from which a label is given.", show_default="0.5", rich_help_panel=TASK),
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="Your own loss of outputs and targets.",
+            show_default="the task's",
+            rich_help_panel=TASK,
+        ),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION", help="Your own metric beside the task's; repeatable.", rich_help_panel=TASK
+        ),
+    ] = None,
+    class_weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Weights of classes in the loss: balanced, or numbers such as 1,2.5.",
+            show_default="equal",
+            rich_help_panel=TASK,
+        ),
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="balanced: every class is drawn as often.",
+            show_default="every row once",
+            rich_help_panel=TASK,
+        ),
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="AXES",
+            help="nhwc for npz:PATH with images (N, H, W, C).",
+            show_default="nchw",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    in_memory: Annotated[
+        bool | None,
+        typer.Option(
+            "--in-memory/--from-files",
+            help="Hold the images of a folder in memory, or decode them as they are needed.",
+            show_default="by size, up to 1 GiB in memory",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that decode images of a folder.",
+            show_default="up to 4 with --from-files",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume the run in --out; --epochs may be another number.")
     ] = False,
@@ -195,7 +280,7 @@ def train(
                 arch=arch,
                 arguments=arg,
                 data=data,
-                label_column=label_column,
+                label_column=label_column or None,
                 image_size=None if image_size is None else parse_size(image_size),
                 channels=channels,
                 ignore_index=ignore_index,
@@ -221,6 +306,16 @@ def train(
                 freeze_epochs=freeze_epochs,
                 layer_decay=layer_decay,
                 sync_bn=sync_bn,
+                task=task,
+                unit=unit or None,
+                threshold=threshold,
+                loss=loss,
+                metric=metric or None,
+                class_weights=None if class_weights is None else parse_weights(class_weights),
+                sampler=sampler,
+                layout=layout,
+                in_memory=in_memory,
+                workers=workers,
                 resume=resume,
                 progress=True,
             )
@@ -235,15 +330,32 @@ def train(
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Read a size given as HEIGHTxWIDTH, in pixels.
+    """Read a size given as HEIGHTxWIDTH, or as one number for both, in pixels.
 
     Raises:
-        InputError: not two positive whole numbers with an x between.
+        InputError: neither one nor two positive whole numbers with an x between.
     """
-    height, _, width = text.lower().partition("x")
-    if not all(re.fullmatch("0*[1-9][0-9]{0,8}", side, re.ASCII) for side in (height, width)):
+    height, separator, width = text.lower().partition("x")
+    sides = (height, width if separator else height)
+    if not all(re.fullmatch("0*[1-9][0-9]{0,8}", side, re.ASCII) for side in sides):
         raise InputError(f"--image-size {text[:40]!r} is not of the form HEIGHTxWIDTH, for example 32x32.")
-    return int(height), int(width)
+    return int(sides[0]), int(sides[1])
+
+
+def parse_weights(text: str) -> str | list[float]:
+    """Read class weights: balanced, or numbers with commas between.
+
+    Raises:
+        InputError: neither.
+    """
+    if text == "balanced":
+        return text
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(
+            f"--class-weights {text[:40]!r} is neither balanced nor numbers with commas between, for example 1,2.5."
+        ) from None
 
 
 def _resume_advice(folder: Path) -> str | None:
@@ -273,16 +385,16 @@ def _write_error(error: OSError, folder: Path) -> SetupError:
 
 
 def _print_result(result: TrainResult, as_json: bool) -> None:
-    metrics = result.metrics
-    mean_iou = {name.removeprefix("test_"): value for name, value in metrics.items() if name.endswith("mean_iou")}
+    metrics, decisive = result.metrics, result.config.card.metric
+    of_test = {name.removeprefix("test_"): value for name, value in metrics.items() if name.startswith("test_")}
+    of_validation = {name: value for name, value in metrics.items() if name.startswith("validation_")}
     if as_json:
         print_json(
             {
-                "accuracy": metrics["test_accuracy"],
-                "loss": metrics["test_loss"],
-                **mean_iou,
-                "validation_accuracy": metrics["validation_accuracy"],
-                "validation_loss": metrics["validation_loss"],
+                "task": result.task,
+                decisive: of_test[decisive],
+                **of_test,
+                **of_validation,
                 "epochs": result.epochs,
                 "best_epoch": result.best_epoch,
                 "seconds": round(result.seconds, 3),
@@ -293,10 +405,11 @@ def _print_result(result: TrainResult, as_json: bool) -> None:
         )
         return
     table = Table(show_header=False, box=None)
-    table.add_row("test accuracy", f"{metrics['test_accuracy']:.4f}")
-    if mean_iou:
-        table.add_row("test mean IoU", f"{mean_iou['mean_iou']:.4f}")
-    table.add_row("validation accuracy", f"{metrics['validation_accuracy']:.4f} in epoch {result.best_epoch}")
+    for name, value in of_test.items():
+        if name != "loss":
+            table.add_row(Text(f"test {metric_name(name)}"), Text(metric_text(name, value, result.config.card)))
+    best = f"{metrics[f'validation_{decisive}']:.4f} in epoch {result.best_epoch}"
+    table.add_row(f"validation {metric_name(decisive)}", best)
     table.add_row("epochs", f"{result.epochs} in {result.seconds:.1f} s")
     table.add_row("checkpoint", str(result.folder))
     out.print(table)

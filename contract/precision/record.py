@@ -87,6 +87,23 @@ class AccuracyChange(_Numbers):
         return self.before - self.after
 
 
+class ValueChange(_Numbers):
+    """Predicted values of the float32 network and of this one on the same rows; of several, those that differ most."""
+
+    difference: float = Field(
+        ge=0, description="Root mean square of the difference, in standard deviations of the value over training data."
+    )
+    r2_before: float | None = Field(default=None, description="R² of the float32 network; null without true values.")
+    r2_after: float | None = Field(default=None, description="Likewise of this one.")
+
+    @property
+    def drop(self) -> float:
+        """The loss of R²; without true values, what the difference alone may cost: its square."""
+        if self.r2_before is None or self.r2_after is None:
+            return self.difference**2
+        return self.r2_before - self.r2_after
+
+
 class PrecisionProof(_Numbers):
     """Comparison with the folded float32 network. SQNR: signal to quantisation noise ratio in dB, at most 200."""
 
@@ -110,6 +127,11 @@ class PrecisionProof(_Numbers):
         default=None, description="Null with random rows, or without outputs that hold classes."
     )
     accuracy: AccuracyChange | None = Field(default=None, description="Null without labels.")
+    values: ValueChange | None = Field(
+        default=None,
+        exclude_if=lambda change: change is None,
+        description="Of a regression; else absent.",
+    )
     time_ratio: dict[int, float] = Field(
         default_factory=dict, description="Processor time of a run over float32's, on one thread, by number of rows."
     )

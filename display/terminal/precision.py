@@ -81,6 +81,12 @@ def proof_rows(precision: Precision) -> list[tuple[str, str, str]]:
     if proof.accuracy is not None:
         change = f"{proof.accuracy.before:.4f} → {proof.accuracy.after:.4f}"
         rows.append(("accuracy", change, f"drop at most {drop:g}"))
+    if proof.values is not None:
+        required = f"R² may drop by at most {drop:g}" if proof.values.r2_before is None else ""
+        rows.append(("difference of values", f"{proof.values.difference:.3g} std", required))
+        if proof.values.r2_before is not None and proof.values.r2_after is not None:
+            r2 = f"{proof.values.r2_before:.4f} → {proof.values.r2_after:.4f}"
+            rows.append(("R²", r2, f"drop at most {drop:g}"))
     faster = "" if precision.kind.value != "int8" or precision.recipe.force else "one of them below 1"
     for place, (count, ratio) in enumerate(proof.time_ratio.items()):
         rows.append((f"time, {count} row{'s' * (count != 1)}", f"{ratio:.2f}", "" if place else faster))
@@ -118,7 +124,7 @@ def basis_sentence(proof: PrecisionProof) -> str:
 
 def unchecked_sentence(proof: PrecisionProof) -> str | None:
     """Return why the largest drop was not applied; None where it was."""
-    if proof.agreement is not None or proof.accuracy is not None:
+    if proof.agreement is not None or proof.accuracy is not None or proof.values is not None:
         return None
     reason = "there are no samples" if proof.rows_from == "random" else "no output is known to hold classes"
     return f"--max-drop was not applied: {reason}."
@@ -153,6 +159,8 @@ def precision_sentence(precision: Precision) -> str:
         parts.append("outputs equal" if lowest == _EQUAL else f"signal to noise at least {lowest}")
     if proof.agreement is not None:
         parts.append(f"same class for {proof.agreement.share:.4f} of {proof.rows:,} rows")
+    if proof.values is not None:
+        parts.append(f"values differ by {proof.values.difference:.3g} standard deviations on {proof.rows:,} rows")
     return f"{', '.join(parts)}."
 
 

@@ -9,6 +9,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from normfold.contract.task import METRIC_NAMES
 from normfold.display.terminal.precision import precision_record
 
 if TYPE_CHECKING:
@@ -86,12 +87,11 @@ def _cells(version: Version) -> tuple[str, ...]:
     manifest, size = version.manifest, size_text(version.size)
     if manifest is None:
         return ("–", size, "", "", "", "")
-    accuracy = accuracy_on_test_split(manifest)
     return (
         manifest.created[:16].replace("T", " "),
         size,
         f"{manifest.fold.batchnorm_after} of {manifest.fold.batchnorm_before}",
-        "" if accuracy is None else f"{accuracy:.4f}",
+        _score(manifest),
         "" if manifest.precision is None else manifest.precision.kind.value,
         ", ".join(_origin(manifest)),
     )
@@ -131,13 +131,27 @@ def leftover_sentence(leftover: Leftover) -> str:
     return f"{what} left it behind; normfold repository prune removes it."
 
 
+def _score(manifest: Manifest) -> str:
+    """Return accuracy, or the metric of another task with its name, on the test split."""
+    metric = manifest.card.metric
+    if metric == "accuracy":
+        accuracy = accuracy_on_test_split(manifest)
+        return "" if accuracy is None else f"{accuracy:.4f}"
+    value = _metrics_of_training(manifest).get(f"test_{metric}")
+    return "" if value is None else f"{METRIC_NAMES[metric]} {value:.4f}"
+
+
 def accuracy_on_test_split(manifest: Manifest) -> float | None:
     """Return the accuracy on the test split, if the card has one.
 
     That of an adapted network, or of one in a lower precision, was not measured there.
     """
-    metrics = manifest.card.metrics if manifest.adapted is None and manifest.precision is None else {}
+    metrics = _metrics_of_training(manifest)
     return metrics.get("test_accuracy", metrics.get("accuracy"))
+
+
+def _metrics_of_training(manifest: Manifest) -> dict[str, float]:
+    return manifest.card.metrics if manifest.adapted is None and manifest.precision is None else {}
 
 
 def describe_model(model: ModelFolder) -> dict[str, Any]:

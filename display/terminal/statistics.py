@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from normfold.contract.task import METRIC_NAMES
+
 if TYPE_CHECKING:
     from normfold.contract.source_card import RunningStatistics
 
@@ -28,8 +30,9 @@ def movement_table(moved: RunningStatistics) -> Table:
 
 def accuracy_sentence(moved: RunningStatistics) -> str:
     """Return what the new statistics do to the accuracy, and whether they were taken."""
+    metric = METRIC_NAMES.get(moved.metric, moved.metric)
     parts = [
-        f"{split} accuracy {before:.4f} before, {moved.accuracy_after[split]:.4f} after"
+        f"{split} {metric} {before:.4f} before, {moved.accuracy_after[split]:.4f} after"
         for split, before in moved.accuracy_before.items()
     ]
     done = "Recalibrated" if moved.taken else "Recalibrated, but not applied,"

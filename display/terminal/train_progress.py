@@ -6,22 +6,41 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from normfold.contract.task import METRIC_NAMES
 from normfold.display.terminal.console import err
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+    from normfold.contract.source_card import SourceCard
     from normfold.models.training.metrics import EpochMetrics
 
 
 def epoch_line(metrics: EpochMetrics, epochs: int) -> str:
     """Return the metrics of an epoch, in words."""
-    line = (
-        f"epoch {metrics.epoch}/{epochs}  loss {metrics.train_loss:.3f}  "
-        f"validation {metrics.validation_loss:.3f}, accuracy {metrics.validation['accuracy']:.4f}"
+    shown = "".join(
+        f", {METRIC_NAMES[name]} {value:.4f}" for name, value in metrics.validation.items() if name in METRIC_NAMES
     )
-    mean_iou = metrics.validation.get("mean_iou")
-    return line if mean_iou is None else f"{line}, mean IoU {mean_iou:.4f}"
+    losses = f"loss {metrics.train_loss:.3f}  validation {metrics.validation_loss:.3f}"
+    return f"epoch {metrics.epoch}/{epochs}  {losses}{shown}"
+
+
+def metric_name(name: str) -> str:
+    """Return the name of a metric in sentences; one of a label or value has its name after it: `f1_cat` is F1 cat."""
+    metric, _, of = name.partition("_")
+    if name in METRIC_NAMES or metric not in METRIC_NAMES:
+        return METRIC_NAMES.get(name, name)
+    return f"{METRIC_NAMES[metric]} {of}"
+
+
+def metric_text(name: str, value: float, card: SourceCard) -> str:
+    """Return the value of a metric, with its unit if it has one."""
+    metric, _, of = name.partition("_")
+    if metric not in ("mae", "rmse") or card.task is None or card.task.kind != "regression":
+        return f"{value:.4f}"
+    targets = [target for target in card.task.targets if target.name == of or not of]
+    unit = targets[0].unit if targets else None
+    return f"{value:.4g}" if unit is None else f"{value:.4g} {unit}"
 
 
 def make_line_callback(progress: Callable[[str], None]) -> Any:

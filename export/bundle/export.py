@@ -29,6 +29,7 @@ from normfold.contract.manifest import (
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.contract.record import to_json
 from normfold.contract.source_card import SourceCard
+from normfold.contract.task import Regression
 from normfold.export.bundle.calibrate import calibrate
 from normfold.export.bundle.folded_network import Conversion, FoldedNetwork
 from normfold.export.bundle.recorded_ranges import RangeRecorder
@@ -222,6 +223,7 @@ def _check_card(card: SourceCard, inputs: tuple[TensorSpec, ...], outputs: tuple
             raise BundleExportError(
                 f"The card has {len(card.labels)} labels; the output {name!r} has {classes} classes."
             )
+    _check_task(card, by_name)
     if card.preprocessing is not None:
         sample = card.preprocessing.sample_shape
         fits = len(inputs) == 1 and len(inputs[0].shape) == 1 + len(sample) and inputs[0].datatype == "FP32"
@@ -230,6 +232,22 @@ def _check_card(card: SourceCard, inputs: tuple[TensorSpec, ...], outputs: tuple
             raise BundleExportError(
                 f"The card's preprocessing makes FP32 samples {list(sample)}; the model takes {given}."
             )
+
+
+def _check_task(card: SourceCard, outputs: Mapping[str, TensorSpec]) -> None:
+    if card.task is None:
+        return
+    if card.task.output not in outputs:
+        raise BundleExportError(
+            f"The card's task is of the output {card.task.output!r}; the model's outputs are {sorted(outputs)}."
+        )
+    shape = outputs[card.task.output].shape
+    count = len(card.task.targets) if isinstance(card.task, Regression) else len(card.labels or ())
+    if len(shape) != 2 or shape[1] not in (-1, count) or not count:
+        raise BundleExportError(
+            f"The card's task has {count} {'values' if isinstance(card.task, Regression) else 'labels'}; the output "
+            f"{card.task.output!r} is of shape {list(shape)}."
+        )
 
 
 def _versions(model: ir.Model) -> dict[str, str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from normfold.contract.precision.record import DEFAULT_MAX_DROP, PrecisionKind, Recipe
+from normfold.contract.source_card import SourceCard
+from normfold.contract.task import Regression
 from normfold.export.adapt.samples import MIN_SAMPLES, Samples, require_usable
 from normfold.export.adapt.split_samples import split_samples
 from normfold.export.arrays import Tensor
@@ -69,7 +70,7 @@ def conversion(
     options: PrecisionOptions,
     samples: Samples | None,
     has_recorded: bool = False,
-    class_names: Sequence[str] | None = None,
+    card: SourceCard | None = None,
 ) -> LowerPrecision:
     """Return the conversion of a network.
 
@@ -77,7 +78,7 @@ def conversion(
         options: of the user.
         samples: those that `options.samples` names, as the folded network takes them.
         has_recorded: ranges are recorded with the network.
-        class_names: of the card; labels may be these.
+        card: of the network; labels may be its names of classes, or values that it predicts.
 
     Raises:
         QuantizeError: ranges shall come from samples, or be recorded ones, and there are none.
@@ -91,7 +92,9 @@ def conversion(
     require_usable(samples, MIN_SAMPLES)
     found = split_samples(samples, recipe.ranges_from == "samples")
     is_input = LABELS in found.rows and options.as_tensors is not False
-    labels = None if is_input else read_labels(options.samples, samples.count, class_names)
+    card = SourceCard() if card is None else card
+    are_values = isinstance(card.task, Regression)
+    labels = None if is_input else read_labels(options.samples, samples.count, card.labels, are_values=are_values)
     return LowerPrecision(
         options.kind, recipe, found.calibration, found.rows, None if labels is None else labels[found.places]
     )

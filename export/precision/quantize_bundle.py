@@ -87,7 +87,7 @@ def quantize_bundle(
     has_statistics = STATISTICS_NAME in manifest.files
     statistics = read_statistics(source / STATISTICS_NAME) if has_statistics else []
     recorded = read_recorded_ranges(source / STATISTICS_NAME) if has_statistics else None
-    convert = conversion(options, samples, recorded is not None, manifest.card.labels)
+    convert = conversion(options, samples, recorded is not None, manifest.card)
     unfolded = source / UNFOLDED_NAME if UNFOLDED_NAME in manifest.files else None
     network = FoldedNetwork(
         *(reference, reference, unfolded, statistics, manifest.card, manifest.takes_pixels, manifest.batchable),

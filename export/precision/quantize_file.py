@@ -82,7 +82,7 @@ def quantize_file(
             _takes_pixels(folded, model, card),
             found.verification.batchable,
         )
-        convert = conversion(options, samples, class_names=card.labels)
+        convert = conversion(options, samples, card=card)
         with atomic_path(target) as path:
             precision = convert(network, path, progress)
     return QuantizedFile(found.report, found.verification, precision, () if samples is None else samples.warnings)

@@ -19,13 +19,16 @@ _MAX_NAMES = 5
 """Names of classes that a sentence lists."""
 
 
-def read_labels(path: Path, count: int, names: Sequence[str] | None = None) -> Tensor | None:
+def read_labels(
+    path: Path, count: int, names: Sequence[str] | None = None, *, are_values: bool = False
+) -> Tensor | None:
     """Return the labels of samples; None where the file has none.
 
     Args:
         path: of the samples.
         count: their number.
         names: of the classes, in the network's order, where a card has them: labels may be these too.
+        are_values: they are values that the network predicts, of any size.
 
     Raises:
         ModelInputError: the file cannot be read.
@@ -44,6 +47,8 @@ def read_labels(path: Path, count: int, names: Sequence[str] | None = None) -> T
         return labels
     if kind == "b":
         return labels.astype(np.int64)
+    if kind == "f" and are_values:
+        return labels
     if kind == "f":
         return _whole_numbers(path, labels)
     if kind in "US":

@@ -90,6 +90,7 @@ class LowerPrecision:
             None if network.card.preprocessing is None else network.card.preprocessing.sample_shape,
             (*(outputs.names if outputs.are_known or not rows.labels else ()), *rows.labels),
             network.batchable,
+            outputs.task,
         )
         if self.kind is PrecisionKind.INT8:
             result = self._to_int8(network, target, ranges, progress)

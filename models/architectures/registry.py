@@ -7,13 +7,10 @@ network is exported, `classes` is an option like any other.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +28,7 @@ from normfold.models.architectures.resnet import resnet
 from normfold.models.architectures.temporal import temporal
 from normfold.models.architectures.unet import unet
 from normfold.models.errors import ArchitectureError
+from normfold.models.user_code import import_module
 
 Factory = Callable[..., nn.Module]
 
@@ -155,7 +153,7 @@ def find_factory(name: str) -> Factory:
     if not colon or not module_name or not attribute:
         known = ", ".join(FACTORIES)
         raise ArchitectureError(f"Unknown architecture {name!r}; choose from {known}, or give your own module:factory.")
-    module = _import_module(module_name)
+    module = import_module(module_name, ArchitectureError)
     factory = getattr(module, attribute, None)
     if not callable(factory):
         place = getattr(module, "__file__", None) or "without a file"
@@ -235,21 +233,3 @@ def _check_required(name: str, factory: Factory, arguments: Mapping[str, Any]) -
     missing = [p.name for p in named if p.default is p.empty and p.name not in arguments]
     if missing:
         raise ArchitectureError(f"{name!r} needs {', '.join(map(repr, missing))}; give --arg {missing[0]}=VALUE.")
-
-
-def _import_module(name: str) -> Any:
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.append(folder)  # last, so that nothing in it can hide an installed package
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        missing = error.name or name
-        if f"{name}.".startswith(f"{missing}."):  # the module itself, or a package that it would be in
-            raise ArchitectureError(
-                f"There is no module {name!r}, neither installed nor in the current folder."
-            ) from None
-        raise ArchitectureError(f"Module {name!r} imports {missing!r}, which is not installed.") from None
-    except (Exception, SystemExit) as error:  # a user's module may raise anything while it is imported
-        reason = first_line(error, default="no message")
-        raise ArchitectureError(f"Module {name!r} cannot be imported: {type(error).__name__}: {reason}") from error

@@ -69,7 +69,7 @@ def load_given_data(source: str) -> Dataset:
     """Load data for a network without a source card, standardised by their own training split.
 
     Args:
-        source: as in DataConfig: digits, npz:PATH, csv:PATH or images:DIR.
+        source: as in DataConfig: digits, npz:PATH, csv:PATH, images:DIR or masks:DIR.
 
     Raises:
         DataError: see `load_dataset`.

@@ -16,14 +16,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from normfold.contract.audit.findings import StatisticsDifference
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.contract.source_card import LayerStatisticsChange, RunningStatistics
+from normfold.contract.task import METRIC_NAMES
 from normfold.models.data.data import Dataset, load_dataset
+from normfold.models.data.loading.rows import rows_of
 from normfold.models.data.splits import IndexArray
 from normfold.models.errors import DataError, StatisticsError, TrainingWarning
 from normfold.models.statistics.recalibrate import recalibrate
-from normfold.models.tasks.choose import make_task
-from normfold.models.tasks.task import Result
-from normfold.models.training.checkpoint import Checkpoint, RunConfig, load_checkpoint
-from normfold.models.training.evaluate import evaluate
+from normfold.models.tasks.task import Result, Task
+from normfold.models.training.checkpoint import DATA_FIELDS, Checkpoint, RunConfig, load_checkpoint, make_card
+from normfold.models.training.evaluate import evaluate_rows, task_of_run
 from normfold.models.training.run import with_metrics
 
 
@@ -43,7 +44,7 @@ def recalibrate_run(folder: Path, progress: ProgressCallback = ignore_progress) 
     """Load the network of a run folder, and recalibrate it over the run's training split; the folder is not changed.
 
     The network keeps the statistics of its training if it has no BatchNorm, if the training data are missing or have
-    changed, or if validation accuracy falls by more than `allowed_fall`.
+    changed, or if the metric falls on the validation split by more than `Task.allowed_fall`.
 
     Args:
         folder: run folder of `fit`.
@@ -67,35 +68,25 @@ def recalibrate_run(folder: Path, progress: ProgressCallback = ignore_progress) 
         differences = recalibrate(network, x, progress, trained.config.frozen_batchnorms)
     except (DataError, StatisticsError) as error:
         return RecalibratedRun(trained, None, str(error).rstrip("."))
-    progress("measuring the accuracy before and after")
-    before, after = _evaluate(trained.network, dataset), _evaluate(network, dataset)
-    fall = before["validation"].metrics["accuracy"] - after["validation"].metrics["accuracy"]
-    allowed = allowed_fall(before["validation"].metrics["accuracy"], len(dataset.splits.validation))
+    progress("measuring the metrics before and after")
+    task = task_of_run(dataset, trained.config.train)
+    before, after = _evaluate(trained.network, dataset, task), _evaluate(network, dataset, task)
+    score = task.score(before["validation"])
+    fall = score - task.score(after["validation"])
+    allowed = task.allowed_fall(score, len(dataset.splits.validation))
     taken = fall <= allowed and all(math.isfinite(result.loss) for result in after.values())
     record = RunningStatistics(
         samples=len(dataset.splits.train),
         taken=taken,
-        accuracy_before={part: result.metrics["accuracy"] for part, result in before.items()},
-        accuracy_after={part: result.metrics["accuracy"] for part, result in after.items()},
+        metric=task.metric,
+        accuracy_before={part: task.score(result) for part, result in before.items()},
+        accuracy_after={part: task.score(result) for part, result in after.items()},
         layers=tuple(map(_summarise, differences)),
     )
     config = with_metrics(trained.config, folder, trained.config.epoch, after) if taken else trained.config
     config = config.model_copy(update={"card": config.card.model_copy(update={"running_statistics": record})})
-    note = None if taken else "recalibration lowers validation accuracy"
+    note = None if taken else f"recalibration lowers validation {METRIC_NAMES.get(task.metric, task.metric)}"
     return RecalibratedRun(Checkpoint(network if taken else trained.network, config), record, note)
-
-
-def allowed_fall(accuracy: float, rows: int) -> float:
-    """Return the largest fall of an accuracy that is not significant: one standard error, or one row if that is more.
-
-    The standard error of a proportion p over n rows is sqrt(p (1 - p) / n).
-
-    Args:
-        accuracy: before recalibration, 0 to 1.
-        rows: number of rows that it was measured on.
-    """
-    one_row = 1.5 / rows  # between the fall of one row and of two: accuracies are rounded quotients
-    return max(math.sqrt(accuracy * (1 - accuracy) / rows), one_row)
 
 
 def load_training_data(config: RunConfig) -> Dataset:
@@ -112,7 +103,8 @@ def load_training_data(config: RunConfig) -> Dataset:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TrainingWarning)  # training has warned already
         dataset = load_dataset(config.data)
-    if dataset.labels != config.card.labels or dataset.preprocessing != config.card.preprocessing:
+    card = make_card(dataset, config.data, config.train)
+    if any(getattr(card, field) != getattr(config.card, field) for field in DATA_FIELDS):
         raise DataError(f"The data {config.data.source!r} have changed since the training.")
     return dataset
 
@@ -122,11 +114,10 @@ def tensors_of(dataset: Dataset, rows: IndexArray) -> Tensor:
     return torch.from_numpy(dataset.tensors(rows))
 
 
-def _evaluate(network: nn.Module, dataset: Dataset) -> dict[str, Result]:
+def _evaluate(network: nn.Module, dataset: Dataset, task: Task) -> dict[str, Result]:
     parts = {"validation": dataset.splits.validation, "test": dataset.splits.test}
-    task = make_task(dataset)
     return {
-        part: evaluate(network, tensors_of(dataset, rows), torch.from_numpy(dataset.y[rows]), task)
+        part: evaluate_rows(network, rows_of(dataset, rows, torch.device("cpu")), task, is_final=True)
         for part, rows in parts.items()
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from normfold.models.data.splits import IndexArray
@@ -12,7 +13,14 @@ from normfold.models.errors import DataError
 
 
 def epoch_batches(
-    rows: int, batch_size: int, *, seed: int, epoch: int, process: int = 0, processes: int = 1
+    rows: int,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    process: int = 0,
+    processes: int = 1,
+    weights: npt.NDArray[np.float64] | None = None,
 ) -> list[IndexArray]:
     """Shuffle all rows, split them into batches, and return this process's part of each batch.
 
@@ -27,6 +35,7 @@ def epoch_batches(
         epoch: from 1.
         process: index of this process, from 0.
         processes: number of processes.
+        weights: probability of each row, (rows,), to draw the rows with replacement; None: each row once.
 
     Returns:
         Indices into the training split, one int64 array per step, each of at least two.
@@ -40,7 +49,8 @@ def epoch_batches(
             f"BatchNorm needs at least two rows in each process's batch; {rows} training rows in batches of "
             f"{batch_size} over {processes} processes leave fewer."
         )
-    order = np.random.default_rng((seed, epoch)).permutation(rows)
+    rng = np.random.default_rng((seed, epoch))
+    order = rng.permutation(rows) if weights is None else rng.choice(rows, rows, p=weights)
     starts = list(range(0, rows, batch_size))
     if rows - starts[-1] < min_rows:
         starts.pop()

@@ -47,7 +47,7 @@ def number_classes(
             raise DataError(f"Labels of {str(path)!r} are of dtype {y.dtype}; they must be integers or strings.")
         values, numbers[has_class] = np.unique(known, return_inverse=True)
         if y.ndim > 1 and ignore_index is None:
-            _warn_of_fill(values, path)
+            warn_of_fill(values, path)
         return numbers, tuple(str(value) for value in values.tolist())
     if y.dtype.kind not in "iu" or known.min() < 0 or known.max() >= len(labels):
         can_ignore = y.ndim > 1 and ignore_index is None
@@ -61,11 +61,7 @@ def _pixels_with_class(masks: Array, ignore_index: int, path: Path) -> npt.NDArr
     """Return where masks do not hold `ignore_index`."""
     ignored = masks == ignore_index if masks.dtype.kind in "iu" else np.zeros(masks.shape, bool)
     if not ignored.any():
-        warnings.warn(
-            f"No pixel of the masks of {str(path)!r} holds {ignore_index}, the `ignore_index`: none is left out.",
-            TrainingWarning,
-            stacklevel=4,
-        )
+        warn_of_unused_index(ignore_index, path)
     empty = np.flatnonzero(ignored.all(axis=(1, 2)))
     if len(empty):
         raise DataError(
@@ -75,7 +71,7 @@ def _pixels_with_class(masks: Array, ignore_index: int, path: Path) -> npt.NDArr
     return ~ignored
 
 
-def _warn_of_fill(values: Array, path: Path) -> None:
+def warn_of_fill(values: Array, path: Path) -> None:
     """Warn of a value of masks that usually marks pixels without a class; two values are two classes.
 
     Args:
@@ -93,3 +89,12 @@ def _warn_of_fill(values: Array, path: Path) -> None:
             TrainingWarning,
             stacklevel=4,
         )
+
+
+def warn_of_unused_index(ignore_index: int, path: Path) -> None:
+    """Warn that no pixel of the masks of a file or folder holds `ignore_index`."""
+    warnings.warn(
+        f"No pixel of the masks of {str(path)!r} holds {ignore_index}, the `ignore_index`: none is left out.",
+        TrainingWarning,
+        stacklevel=4,
+    )

@@ -7,13 +7,20 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from normfold.contract.arrays import Array
-from normfold.models.data.classes import number_classes
+from normfold.models.data.image_files.decoded import DecodedImages, DecodedMasks
+from normfold.models.data.targets import (
+    BY_VALUES,
+    TargetOptions,
+    Targets,
+    label_columns,
+    read_targets,
+    read_text_targets,
+)
 from normfold.models.errors import DataError
 
 FLOAT32_MAX = np.float64(np.finfo(np.float32).max)
@@ -24,12 +31,12 @@ FLOAT32_MAX = np.float64(np.finfo(np.float32).max)
 class RawData:
     """Samples in raw units and their labels, as read."""
 
-    x: Array
+    x: Array | DecodedImages
     """(N, columns), (N, channels, length) or (N, channels, height, width), finite in float32."""
-    y: npt.NDArray[np.int64]
-    """Class indices, (N,), or masks of them, (N, height, width), with IGNORED in pixels without a class."""
+    y: Targets | DecodedMasks
+    """Targets; their dtype and shape say the task, see `targets`."""
     labels: tuple[str, ...]
-    """Names of the classes."""
+    """Names of the classes, values or labels."""
     columns: tuple[str, ...] | None = None
     """For rows: names of the columns; otherwise None."""
     channels: tuple[str, ...] | None = None
@@ -40,12 +47,13 @@ class RawData:
     """For images: intensity behind transparent pixels, 0 to 1."""
 
 
-def read_npz(path: Path, ignore_index: int | None = None) -> RawData:
+def read_npz(path: Path, options: TargetOptions = BY_VALUES, layout: Literal["nchw", "nhwc"] = "nchw") -> RawData:
     """Read a data set from a NumPy archive.
 
         x           images (N, C, H, W) or (N, H, W), rows (N, columns), or, with `channels`, sequences (N, C, length)
-        y           classes (N,), integers or strings; for images also masks (N, H, W) with a class for each pixel
-        labels      optional: names of the classes 0, 1, …
+        y           classes (N,), integers or strings; for images also masks (N, H, W) with a class for each pixel;
+                    floats (N,) or (N, K), values to predict; 0 and 1 (N, K), labels that do not exclude each other
+        labels      optional: names of the classes 0, 1, …, of the values, or of the labels
         columns     optional, for rows: names of the columns
         channels    for sequences: names of the channels
         value_max   optional, for images: value of full intensity; by default 255 for uint8, 65535 for uint16, and the
@@ -53,31 +61,34 @@ def read_npz(path: Path, ignore_index: int | None = None) -> RawData:
 
     Args:
         path: of the .npz file.
-        ignore_index: value in masks of pixels without a class.
+        options: task, and pixels of masks without a class.
+        layout: nhwc for images (N, H, W, C).
 
     Raises:
         DataError: the file is missing or damaged, an array is missing, or has a wrong shape, dtype or value.
 
     Warns:
-        TrainingWarning: see `number_classes`.
+        TrainingWarning: see `read_targets`.
     """
     arrays = _load_arrays(path)
     x, y = _require(arrays, "x", path), _require(arrays, "y", path)
     if x.dtype.kind not in "iuf":
         raise DataError(f"Array 'x' of {str(path)!r} is of dtype {x.dtype}; it must hold real numbers.")
-    if x.ndim == 0 or y.ndim not in (1, 3) or len(y) != len(x) or x.size == 0:
+    if x.ndim == 0 or y.ndim not in (1, 2, 3) or len(y) != len(x) or x.size == 0:
         raise DataError(
-            f"Array 'y' of {str(path)!r} must be of shape (N,), or (N, H, W) for masks, with N rows as 'x' has, at "
-            f"least one, none empty; x is {list(x.shape)}, y is {list(y.shape)}."
+            f"Array 'y' of {str(path)!r} must be of shape (N,), (N, K), or (N, H, W) for masks, with N rows as "
+            f"'x' has, at least one, none empty; x is {list(x.shape)}, y is {list(y.shape)}."
         )
+    if layout == "nhwc":
+        x = _channels_first(x, path)
     _check_float32(x, path)
     channels = _names(arrays, "channels", path)
     if y.ndim == 3 and (channels is not None or x.ndim < 3 or x.shape[-2:] != y.shape[1:]):
         raise DataError(
             f"Array 'y' of {str(path)!r} holds masks {list(y.shape)}, which need images of their height and width; "
-            f"x is {list(x.shape)}."
+            f"x is {list(x.shape)}.{_layout_remedy(x)}"
         )
-    numbers, labels = number_classes(y, _names(arrays, "labels", path), path, ignore_index)
+    numbers, labels = read_targets(y, _names(arrays, "labels", path), path, options)
     if channels is not None:
         if x.ndim != 3 or x.shape[1] != len(channels):
             raise DataError(
@@ -95,17 +106,18 @@ def read_npz(path: Path, ignore_index: int | None = None) -> RawData:
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         raise DataError(
             f"Array 'x' of {str(path)!r} must be images (N, H, W) or (N, C, H, W) with 1 or 3 channels, "
-            f"or rows (N, columns); it is {list(arrays['x'].shape)}."
+            f"or rows (N, columns); it is {list(arrays['x'].shape)}.{_layout_remedy(x)}"
         )
     return RawData(x, numbers, labels, value_max=_full_intensity(x, arrays.get("value_max"), path))
 
 
-def read_csv(path: Path, label_column: str | None) -> RawData:
-    """Read a comma-separated table with a header, a label column, and numbers in all other columns.
+def read_csv(path: Path, label_column: str | tuple[str, ...] | None, options: TargetOptions = BY_VALUES) -> RawData:
+    """Read a comma-separated table with a header, label columns, and numbers in all other columns.
 
     Args:
         path: of the file, UTF-8.
-        label_column: name of the label column; None for the last.
+        label_column: name of the label column, or names of several; None for the last.
+        options: task.
 
     Raises:
         DataError: the file or label column is missing, or a value is missing or not a finite float32 number; row and
@@ -115,30 +127,49 @@ def read_csv(path: Path, label_column: str | None) -> RawData:
     _, header = next(lines, (0, []))
     if len(header) < 2 or len(set(header)) != len(header):
         raise DataError(f"{str(path)!r} needs a header of at least two columns with different names, got {header}.")
-    label_column = header[-1] if label_column is None else label_column
-    if label_column not in header:
-        raise DataError(f"{str(path)!r} has no column {label_column!r}; its columns are: {', '.join(header)}.")
-    position = header.index(label_column)
+    chosen = (header[-1],) if label_column is None else label_columns(label_column, header)
+    for column in chosen:
+        if column not in header:
+            raise DataError(f"{str(path)!r} has no column {column!r}; its columns are: {', '.join(header)}.")
+    if len(chosen) == len(header):
+        raise DataError(f"{str(path)!r} has no column beside those of labels.")
     rows: list[list[float]] = []
-    names: list[str] = []
+    texts: list[list[str]] = []
     for number, cells in lines:
         if len(cells) != len(header):
             raise DataError(f"Row {number} of {str(path)!r} has {len(cells)} values, the header {len(header)}.")
-        names.append(cells[position].strip())
-        if not names[-1]:
-            raise DataError(f"Row {number} of {str(path)!r} has no value in column {label_column!r}.")
+        texts.append([cells[header.index(column)].strip() for column in chosen])
+        for column, text in zip(chosen, texts[-1], strict=True):
+            if not text:
+                raise DataError(f"Row {number} of {str(path)!r} has no value in column {column!r}.")
         rows.append(
             [
                 _read_number(cell, number, column, path)
                 for column, cell in zip(header, cells, strict=True)
-                if column != label_column
+                if column not in chosen
             ]
         )
     if not rows:
         raise DataError(f"{str(path)!r} has a header and no rows.")
-    numbers, labels = number_classes(np.asarray(names), None, path)
-    columns = tuple(column for column in header if column != label_column)
-    return RawData(np.asarray(rows, np.float64), numbers, labels, columns=columns)
+    targets, labels = read_text_targets(np.asarray(texts), chosen, path, options)
+    columns = tuple(column for column in header if column not in chosen)
+    return RawData(np.asarray(rows, np.float64), targets, labels, columns=columns)
+
+
+def _channels_first(x: Array, path: Path) -> Array:
+    """Return images (N, H, W, C) as (N, C, H, W)."""
+    if x.ndim != 4 or x.shape[3] not in (1, 3):
+        raise DataError(
+            f"With `layout` nhwc, array 'x' of {str(path)!r} must be images (N, H, W, C) with 1 or 3 channels; it is "
+            f"{list(x.shape)}."
+        )
+    return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+
+
+def _layout_remedy(x: Array) -> str:
+    """Return what to do about images whose channels come last; nothing for other shapes."""
+    channels_last = x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3)
+    return " Its channels seem to come last: give `layout` nhwc." if channels_last else ""
 
 
 def _load_arrays(path: Path) -> dict[str, Array]:

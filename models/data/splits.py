@@ -56,13 +56,13 @@ def split_by_class(
 
 
 def split_rows(
-    rows: int, class_names: Sequence[str], *, validation_fraction: float, test_fraction: float, seed: int
+    rows: int, class_names: Sequence[str] | None, *, validation_fraction: float, test_fraction: float, seed: int
 ) -> Splits:
-    """Split rows at random, for images with masks, whose pixels have classes of their own.
+    """Split rows at random, for targets that are no class of a row: masks, values, several labels.
 
     Args:
         rows: number of rows.
-        class_names: names of the classes.
+        class_names: names of the classes of masks; None for other targets.
         validation_fraction: of the rows; their number is rounded.
         test_fraction: of the rows; their number is rounded.
         seed: of the shuffle; the same seed and number of rows give the same splits.
@@ -70,7 +70,8 @@ def split_rows(
     Raises:
         DataError: fewer than two classes, or too few rows to have one in each split.
     """
-    _check_classes(class_names)
+    if class_names is not None:
+        _check_classes(class_names)
     order = np.random.default_rng(seed).permutation(rows)
     return Splits(*map(np.sort, _cut(order, "The data set", validation_fraction, test_fraction)))
 

@@ -23,9 +23,11 @@ from normfold.contract.atomic_write import write_atomically
 from normfold.contract.errors import first_line
 from normfold.contract.record import to_json
 from normfold.contract.source_card import SourceCard
+from normfold.contract.task import Regression
 from normfold.models.errors import NoRunningStatisticsError, OnnxExportError, TrainModeError
 from normfold.models.onnx.graph import clean_up, count_nodes, serialise
 from normfold.models.onnx.trace import trace
+from normfold.models.onnx.units import InUnits
 from normfold.models.training.checkpoint import LOGITS, Checkpoint
 
 OPSET = 20
@@ -114,10 +116,12 @@ def to_onnx(
     _run(network, [_grow(example, axes[name]) for name, example in examples.items()])
     output_names = _name_outputs(result, outputs, taken=list(examples))
     card = SourceCard() if card is None else card
-    unknown = [name for name in card.logits if name not in output_names]
+    named = (*card.logits, *(() if card.task is None else (card.task.output,)))
+    unknown = [name for name in named if name not in output_names]
     if unknown:
+        kind = card.task.kind if card.task is not None and unknown[0] == card.task.output else "logits"
         raise OnnxExportError(
-            f"The card lists {unknown[0]!r} as logits, but the outputs are {', '.join(output_names)}."
+            f"The card lists {unknown[0]!r} as {kind}, but the outputs are {', '.join(output_names)}."
         )
     model = trace(network, examples, axes, output_names, opset)
     clean_up(model)
@@ -137,7 +141,9 @@ def to_onnx(
 def checkpoint_to_onnx(
     checkpoint: Checkpoint, path: Path, *, opset: int = OPSET, dynamic_size: bool = False
 ) -> OnnxFile:
-    """Export a trained classifier with its source card; the input is named `input`, the output `logits`.
+    """Export a trained network with its source card; the input is named `input`.
+
+    The output is named `logits`; of a regression `values`, in the units of the targets.
 
     Args:
         checkpoint: from `load_checkpoint` or `recalibrate_run`.
@@ -150,10 +156,10 @@ def checkpoint_to_onnx(
         OSError: a file cannot be written.
     """
     inputs = {"input": InputSpec(checkpoint.config.architecture.input_shape)}
-    card = checkpoint.config.card
-    return to_onnx(
-        checkpoint.network, path, inputs, outputs=[LOGITS], card=card, opset=opset, dynamic_size=dynamic_size
-    )
+    card, network, output = checkpoint.config.card, checkpoint.network, LOGITS
+    if isinstance(card.task, Regression):
+        network, output = InUnits(network, card.task.targets), card.task.output
+    return to_onnx(network, path, inputs, outputs=[output], card=card, opset=opset, dynamic_size=dynamic_size)
 
 
 def check_exportable(network: nn.Module) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
+from normfold.models.data.targets import TaskName
 from normfold.models.tasks.classification import Classification, ClassMeter
 from normfold.models.tasks.task import Meter, Result
 
@@ -11,9 +14,9 @@ from normfold.models.tasks.task import Meter, Result
 class Segmentation(Classification):
     """Cross entropy of logits (N, classes, height, width); the metric is accuracy, and mean IoU beside it."""
 
-    name = "segmentation"
+    name: ClassVar[TaskName] = "segmentation"
 
-    def new_meter(self) -> Meter:
+    def new_meter(self, *, is_final: bool = False) -> Meter:  # noqa: ARG002 -- all of its metrics are fast
         """Return a meter of loss, accuracy and mean IoU."""
         return PixelMeter()
 
@@ -24,7 +27,8 @@ class PixelMeter(ClassMeter):
     def result(self) -> Result:
         """Return means over all pixels with a class, and mean IoU over these."""
         found = super().result()
-        return Result(found.loss, found.metrics | {"mean_iou": mean_iou(self.confusion)})
+        metrics = {"accuracy": found.metrics["accuracy"], "mean_iou": mean_iou(self.confusion)}
+        return Result(found.loss, metrics, found.confusion)
 
 
 def mean_iou(confusion: Tensor) -> float:

@@ -3,7 +3,9 @@
     weights.safetensors     weights and running statistics of the best epoch, by validation
     config.json             architecture, data, training settings, and source card
     metrics.jsonl           metrics, one line per epoch
-    curves.png              plot of loss and accuracy
+    curves.png              plot of loss and metric
+    confusion.png           for classes: rows of the test split by true and predicted class
+    epochs/                 best epochs, by choice (see outputs/kept_epochs.py)
     resume/                 state after the last epoch (see resume.py)
 
 The weights are written before the config, each file atomically.
@@ -26,6 +28,7 @@ from torch import nn
 from normfold.contract.atomic_write import write_atomically
 from normfold.contract.record import first_validation_error, to_json
 from normfold.contract.source_card import SourceCard
+from normfold.contract.task import DEFAULT_THRESHOLD, MultiLabel, Regression, Target
 from normfold.models.architectures.registry import Architecture, build
 from normfold.models.data.data import DataConfig, Dataset
 from normfold.models.errors import DataError, WeightsError
@@ -38,7 +41,13 @@ CONFIG_NAME = "config.json"
 SCHEMA_VERSION = 1
 
 LOGITS = "logits"
-"""Name of a trained classifier's output."""
+"""Name of the output of a network that was trained for classes or labels."""
+
+DATA_FIELDS = ("preprocessing", "labels", "logits", "task")
+"""Fields of a source card that are of the data."""
+
+VALUES = "values"
+"""Name of the output of a network that was trained for regression."""
 
 
 class RunConfig(BaseModel):
@@ -55,6 +64,7 @@ class RunConfig(BaseModel):
     frozen_batchnorms: tuple[str, ...] = Field(
         default=(), description="Names of BatchNorm layers whose statistics neither training nor recalibration changes."
     )
+    averaged: bool = Field(default=False, description="The weights are an exponential moving average.")
     initial_weights: InitialWeights | None = Field(
         default=None, description="File that the run started from; null: from random weights, or the factory's own."
     )
@@ -93,25 +103,21 @@ def make_run_config(
         initial_weights: file to start from, from `describe_weights`.
 
     Raises:
-        DataError: `ignore_index` is given, and the labels are no masks; or the data source, or an option, cannot be
-            written as JSON.
+        DataError: a setting is not for the task; or the data source, or an option, cannot be written as JSON.
     """
-    if data.ignore_index is not None and dataset.task != "segmentation":
-        raise DataError(f"`ignore_index` is for masks; {dataset.name!r} has one class for each sample.")
     config = RunConfig(
         architecture=Architecture(
             name=name, options=options, input_shape=dataset.input_shape, classes=len(dataset.labels)
         ),
         data=data,
         train=train,
-        card=SourceCard(
-            preprocessing=dataset.preprocessing,
-            labels=dataset.labels,
-            logits=(LOGITS,),
+        card=make_card(
+            dataset,
+            data,
+            train,
             origin=f"{name} trained on {dataset.name}"
             + ("" if initial_weights is None else STARTING + initial_weights.in_words),
-            initial_weights=None if initial_weights is None else initial_weights.record,
-        ),
+        ).model_copy(update={"initial_weights": None if initial_weights is None else initial_weights.record}),
         initial_weights=initial_weights,
         versions=current_versions(),
     )
@@ -122,6 +128,28 @@ def make_run_config(
             f"{name!r} on {dataset.name!r} cannot be recorded: a name is not UTF-8, or an option is nested too deeply."
         ) from None
     return config
+
+
+def make_card(dataset: Dataset, data: DataConfig, train: TrainConfig | None, origin: str = "") -> SourceCard:
+    """Return the source card of a network that is trained on a data set: preprocessing, and what its outputs mean."""
+    if dataset.target_scale is not None:
+        scale, units = dataset.target_scale, data.unit or (None,)
+        units = units if len(units) > 1 else units * len(dataset.labels)
+        targets = tuple(
+            Target(name=name, unit=unit, mean=float(mean), std=float(std))
+            for name, unit, mean, std in zip(dataset.labels, units, scale.mean, scale.std, strict=True)
+        )
+        task = Regression(output=VALUES, targets=targets)
+        return SourceCard(preprocessing=dataset.preprocessing, task=task, origin=origin)
+    if dataset.task == "multi-label":
+        threshold = DEFAULT_THRESHOLD if train is None or train.threshold is None else train.threshold
+        return SourceCard(
+            preprocessing=dataset.preprocessing,
+            labels=dataset.labels,
+            task=MultiLabel(output=LOGITS, threshold=threshold),
+            origin=origin,
+        )
+    return SourceCard(preprocessing=dataset.preprocessing, labels=dataset.labels, logits=(LOGITS,), origin=origin)
 
 
 def save_checkpoint(folder: Path, network: nn.Module, config: RunConfig) -> None:

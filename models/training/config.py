@@ -19,6 +19,9 @@ MIN_USUAL_BATCH_ROWS = 32
 MAX_USUAL_BATCH_ROWS = 256
 """Rows per batch above which networks generalise worse for the same epochs: Keskar et al. 2017, arXiv:1609.04836."""
 
+WARMUP = {"one-cycle": 0.3, "cosine": 0.0, "step": 0.0, "constant": 0.0}
+"""Default fraction of the steps before the peak learning rate, by schedule."""
+
 PEAK_LR = {"adamw": 5e-3, "sgd": 0.1}
 """Default peak learning rate by optimizer."""
 
@@ -46,7 +49,12 @@ class TrainConfig(BaseModel):
         default=5e-4, ge=0, description="Of weights; BatchNorm's scale and shift, and biases, are not decayed."
     )
     label_smoothing: float = Field(default=0.1, ge=0, lt=1, description="Target probability shared by all classes.")
-    warmup_fraction: float = Field(default=0.3, gt=0, lt=1, description="Fraction of the steps before the peak.")
+    warmup_fraction: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="Fraction of the steps before the peak; null is 0.3 for one-cycle, 0 for other schedules.",
+    )
     patience: int | None = Field(
         default=None, gt=0, description="Epochs without a better validation result before training stops; null: never."
     )
@@ -60,6 +68,34 @@ class TrainConfig(BaseModel):
         default="fp32", description="Of the arithmetic; weights are fp32. float32, bfloat16 and float16 are accepted."
     )
     seed: int = Field(default=0, ge=0, lt=2**31, description="Of initial weights, order of rows, and dropout.")
+    schedule: Literal["one-cycle", "cosine", "step", "constant"] = Field(
+        default="one-cycle", description="Of the learning rate, over all steps."
+    )
+    accumulate: int = Field(
+        default=1,
+        gt=0,
+        le=1_000_000,
+        description="Batches whose gradients make one step; BatchNorm's statistics are of each batch by itself.",
+    )
+    ema: float | None = Field(
+        default=None, gt=0, lt=1, description="Decay of the exponential moving average of the weights; null: none."
+    )
+    channels_last: bool = Field(default=False, description="Weights of convolutions in memory with channels last.")
+    compile: bool = Field(default=False, description="Compile the network by torch.compile.")
+    keep: int | None = Field(
+        default=None,
+        gt=0,
+        le=1_000_000,
+        description="Number of best epochs whose weights are kept; null: none but the best.",
+    )
+    threads: int | None = Field(
+        default=None, gt=0, le=4096, description="Of torch on CPU, in each process; null: torch's own number."
+    )
+
+    @property
+    def warmup(self) -> float:
+        """Fraction of the steps before the peak: `warmup_fraction`, or the schedule's default."""
+        return WARMUP[self.schedule] if self.warmup_fraction is None else self.warmup_fraction
 
     freeze: tuple[str, ...] = Field(
         default=(),
@@ -81,6 +117,24 @@ class TrainConfig(BaseModel):
     sync_bn: bool | None = Field(
         default=None,
         description="BatchNorm computes its statistics over the rows of all processes; null: yes on GPUs.",
+    )
+
+    loss: str | None = Field(
+        default=None,
+        description="module:function of the user's own loss, called with outputs and targets; null: the task's.",
+    )
+    metric: tuple[str, ...] = Field(
+        default=(), description="module:function of metrics of the user's own, called with all outputs and targets."
+    )
+    class_weights: Literal["balanced"] | tuple[float, ...] | None = Field(
+        default=None,
+        description="Weight of each class or label in the loss; balanced: inverse to its number of samples; null: 1.",
+    )
+    sampler: Literal["balanced"] | None = Field(
+        default=None, description="balanced: every class is drawn as often; null: every row once in an epoch."
+    )
+    threshold: float | None = Field(
+        default=None, gt=0, lt=1, description="For multi-label: probability from which a label is given; null is 0.5."
     )
 
     @property

@@ -12,7 +12,7 @@ from normfold.models.errors import RunFolderError
 
 METRICS_NAME = "metrics.jsonl"
 
-_SPLITS = ("train", "validation")
+_SPLITS = ("train", "validation", "averaged")
 
 
 class EpochMetrics(BaseModel):
@@ -24,6 +24,9 @@ class EpochMetrics(BaseModel):
     lr: float = Field(description="Learning rate of the epoch's last step.")
     train: dict[str, float] = Field(description="Loss and metrics by name: means over the epoch, in train mode.")
     validation: dict[str, float] = Field(description="Loss and metrics by name, after the epoch, in eval mode.")
+    averaged: dict[str, float] = Field(
+        default_factory=dict, description="On the validation split as well, of averaged weights; empty without them."
+    )
     seconds: float = Field(description="Duration of the epoch, with its validation.")
 
     @property
@@ -48,7 +51,7 @@ class EpochMetrics(BaseModel):
                 nested[split][metric] = value
             else:
                 nested[name] = value
-        if any("loss" not in nested[split] for split in _SPLITS):
+        if any("loss" not in nested[split] for split in ("train", "validation")):
             raise ValueError("a loss is missing")
         return nested
 

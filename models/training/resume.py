@@ -2,6 +2,7 @@
 
     network.NAME            weights and running statistics, by their names in the state dict
     optimizer.INDEX.NAME    the optimizer's state of each parameter
+    average.NAME            averaged weights, if the run has them
     metadata                as JSON: epoch, best epoch, loss scale, and the run's config
 
 It holds no random state, and of the schedule only where it began: the order of rows, dropout's masks and the learning
@@ -22,14 +23,15 @@ from torch import Tensor, nn
 from normfold.contract.atomic_write import write_atomically
 from normfold.models.errors import RunFolderError
 from normfold.models.fine_tuning.more_epochs import ScheduleStart
-from normfold.models.training.checkpoint import RunConfig
+from normfold.models.training.checkpoint import DATA_FIELDS, RunConfig
 from normfold.models.training.config import STATE_PATH
+from normfold.models.training.loop.averaging import AveragedWeights
 from normfold.models.weight_files.load import assign_weights
 from normfold.models.weight_files.safetensors_file import read_safetensors
 
 METADATA_KEY = "normfold"
 
-MAY_CHANGE = frozenset({"epochs", "patience"})
+MAY_CHANGE = frozenset({"epochs", "patience", "keep", "threads"})
 """Training settings that a run may be resumed with another value of."""
 
 
@@ -66,7 +68,13 @@ class Progress(BaseModel):
         return self.epoch >= train.epochs or out_of_patience
 
 
-def save_state(folder: Path, progress: Progress, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def save_state(
+    folder: Path,
+    progress: Progress,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    averaged: AveragedWeights | None = None,
+) -> None:
     """Write the state after an epoch; it replaces the previous one.
 
     Raises:
@@ -75,6 +83,8 @@ def save_state(folder: Path, progress: Progress, network: nn.Module, optimizer: 
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items() if isinstance(value, Tensor)}
+    if averaged is not None:
+        tensors |= {f"average.{name}": tensor for name, tensor in averaged.state().items()}
     # Copies, since safetensors does not save tensors that share memory, as tied weights do.
     plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     (folder / STATE_PATH).parent.mkdir(parents=True, exist_ok=True)
@@ -98,23 +108,29 @@ def read_progress(folder: Path) -> Progress:
         raise RunFolderError(folder, f"holds a damaged {STATE_PATH}; it cannot be resumed.") from None
 
 
-def restore_state(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Load the saved weights, running statistics and optimizer state into a new network and optimizer.
+def restore_state(
+    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, averaged: AveragedWeights | None = None
+) -> None:
+    """Load the saved weights, running statistics and optimizer state, and the averaged weights, into new ones.
 
     Raises:
         WeightsError: the file is damaged, or of another network.
     """
     path = folder / STATE_PATH
     tensors = read_safetensors(path)
-    prefix = "network."
-    of_network = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    assign_weights(network, of_network, path)
+    assign_weights(network, _below("network.", tensors), path)
+    if averaged is not None:
+        averaged.load_state(_below("average.", tensors))
     states: dict[int, dict[str, Any]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
             states.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict(optimizer.state_dict() | {"state": states})
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def go_on(progress: Progress, config: RunConfig) -> Progress:
@@ -154,7 +170,7 @@ def check_same_run(folder: Path, progress: Progress, given: RunConfig) -> None:
     assert given.train is not None
     if given.train.epochs != recorded.train.epochs and given.train.epochs <= progress.epoch:
         raise RunFolderError(folder, f"has {progress.epoch} epochs done; to go on, give more `epochs`.")
-    if recorded.card.preprocessing != given.card.preprocessing or recorded.card.labels != given.card.labels:
+    if any(getattr(recorded.card, field) != getattr(given.card, field) for field in DATA_FIELDS):
         raise RunFolderError(
             folder, "was trained on other data: their labels, mean or standard deviation have changed."
         )

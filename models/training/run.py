@@ -21,8 +21,12 @@ from normfold.models.tasks.task import Result, Task
 from normfold.models.training.checkpoint import RunConfig, save_checkpoint
 from normfold.models.training.config import TrainConfig
 from normfold.models.training.distributed import synchronise_batchnorms
+from normfold.models.training.loop.averaging import AveragedWeights
+from normfold.models.training.loop.compilation import compile_network
+from normfold.models.training.loop.memory_format import put_channels_last
 from normfold.models.training.metrics import EpochMetrics, append_metrics, read_metrics, rewrite_metrics
 from normfold.models.training.optimizer import make_optimizer
+from normfold.models.training.outputs.kept_epochs import keep_epoch
 from normfold.models.training.resume import Progress, go_on, read_progress, restore_state, save_state
 
 if TYPE_CHECKING:
@@ -48,12 +52,15 @@ class Run:
     """What is frozen in which epochs."""
     frozen: tuple[nn.Module, ...] = ()
     """Layers of the network that stay in eval mode in the present epoch."""
+    averaged: AveragedWeights | None = None
+    """Moving average of the network's weights, if the run has one."""
     notes: tuple[str, ...] = ()
     """Sentences on how the run begins."""
 
-    def config_of(self, epoch: int) -> RunConfig:
-        """Return the config with the BatchNorm layers that are frozen in an epoch, from 1."""
-        return self.config.model_copy(update={"frozen_batchnorms": self.freezing.batchnorms_in(epoch)})
+    def config_of(self, epoch: int, *, averaged: bool) -> RunConfig:
+        """Return the config of an epoch, from 1: its frozen BatchNorm layers, and whether its weights are averaged."""
+        frozen = self.freezing.batchnorms_in(epoch)
+        return self.config.model_copy(update={"frozen_batchnorms": frozen, "averaged": averaged})
 
 
 def begin_run(
@@ -78,6 +85,8 @@ def begin_run(
 
     Raises:
         ArchitectureError: the network cannot be built, or does not return the task's outputs.
+        CompilerError: `compile` is given, and the machine has no working compiler.
+        DataError: `channels_last` is given, and the samples are neither images nor volumes.
         RunFolderError: the state or the metrics in `folder` are damaged.
         FreezingError: the parameters that are to be frozen are none, or all.
         WeightsError: the state, or the file to start from, is of another network.
@@ -102,24 +111,42 @@ def begin_run(
     new = () if config.initial_weights is None else config.initial_weights.new
     freezing = plan_freezing(network, frozen, settings.freeze, settings.freeze_epochs, new)
     network = synchronise_batchnorms(network, settings, accelerator)
+    if settings.channels_last:
+        put_channels_last(network, config.architecture.input_shape)
     optimizer = make_optimizer(network, settings)  # of parameters too that are frozen in the first epochs
+    averaged = None if settings.ema is None else AveragedWeights(network, settings.ema)
     progress = Progress(config=config)
     if before is not None:
         progress = go_on(before, config)
         if progress.schedule != before.schedule:
             notes.append(say_how_it_goes_on(progress.schedule, settings.epochs))
-        restore_state(folder, network, optimizer)
+        restore_state(folder, network, optimizer, averaged)
     records = read_metrics(folder, progress.epoch)
     freezing.set_gradients(network, progress.epoch + 1)
     trained, optimizer = accelerator.prepare(network, optimizer)
+    if settings.compile:
+        trained = compile_network(trained, accelerator.device)
     if progress.loss_scale is not None and accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(progress.loss_scale)
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         rewrite_metrics(folder, records)
-        save_state(folder, progress, network, optimizer)  # from now on the run can be resumed
+        save_state(folder, progress, network, optimizer, averaged)  # from now on the run can be resumed
+    if averaged is not None:
+        averaged.to(accelerator.device)
     return Run(
-        config, task, folder, network, trained, optimizer, accelerator, progress, records, freezing, notes=tuple(notes)
+        config=config,
+        task=task,
+        folder=folder,
+        network=network,
+        trained=trained,
+        optimizer=optimizer,
+        accelerator=accelerator,
+        progress=progress,
+        records=records,
+        freezing=freezing,
+        averaged=averaged,
+        notes=tuple(notes),
     )
 
 
@@ -130,17 +157,24 @@ def begin_epoch(run: Run, epoch: int) -> None:
     if run.freezing.epochs and epoch == run.freezing.epochs + 1:
         run.freezing.set_gradients(run.network, epoch)
         if run.accelerator.num_processes > 1:  # DistributedDataParallel takes gradients of those that had them before
-            run.trained = run.accelerator.prepare_model(run.network)
+            prepared = run.accelerator.prepare_model(run.network)
+            compiled = run.config.train is not None and run.config.train.compile
+            run.trained = compile_network(prepared, run.accelerator.device) if compiled else prepared
 
 
-def record_epoch(run: Run, train: Result, validation: Result, seconds: float) -> EpochMetrics:
+def record_epoch(
+    run: Run, train: Result, validation: Result, seconds: float, averaged: Result | None = None
+) -> EpochMetrics:
     """Record a finished epoch: write its metrics, the checkpoint if it is the best so far, and the state to resume.
+
+    Of the weights and their average, those that validate better are the epoch's.
 
     Args:
         run: progress and records are updated.
         train: result on the training split, during the epoch.
         validation: result on the validation split, after the epoch.
         seconds: duration of the epoch.
+        averaged: result of the averaged weights on the validation split, if the run has them.
 
     Raises:
         OSError: the folder cannot be written.
@@ -151,23 +185,35 @@ def record_epoch(run: Run, train: Result, validation: Result, seconds: float) ->
         lr=run.optimizer.param_groups[0]["lr"],
         train=train.values,
         validation=validation.values,
+        averaged={} if averaged is None else averaged.values,
         seconds=seconds,
     )
     run.records.append(metrics)
-    score = run.task.score(validation)
-    better = run.progress.is_better(score, validation.loss)
+    network, result = run.network, validation
+    if run.averaged is not None and averaged is not None and _rank(run.task, averaged) > _rank(run.task, validation):
+        network, result = run.averaged.network, averaged
+    score = run.task.score(result)
+    better = run.progress.is_better(score, result.loss)
     scaler = run.accelerator.scaler
     changes: dict[str, Any] = {"epoch": epoch, "loss_scale": None if scaler is None else scaler.state_dict()}
     if better:
-        changes |= {"best_epoch": epoch, "best_score": score, "best_loss": validation.loss}
+        changes |= {"best_epoch": epoch, "best_score": score, "best_loss": result.loss}
     run.progress = run.progress.model_copy(update=changes)
     if run.accelerator.is_main_process:
         append_metrics(run.folder, metrics)
+        config = run.config_of(epoch, averaged=network is not run.network)
+        measured = with_metrics(config, run.folder, epoch, {"validation": result})
         if better:
-            measured = with_metrics(run.config_of(epoch), run.folder, epoch, {"validation": validation})
-            save_checkpoint(run.folder, run.network, measured)
-        save_state(run.folder, run.progress, run.network, run.optimizer)  # last, since it marks the epoch as done
+            save_checkpoint(run.folder, network, measured)
+        if run.config.train is not None and run.config.train.keep is not None:
+            keep_epoch(run.folder, run.config.train.keep, network, measured, score, result.loss)
+        # Last, since it marks the epoch as done.
+        save_state(run.folder, run.progress, run.network, run.optimizer, run.averaged)
     return metrics
+
+
+def _rank(task: Task, result: Result) -> tuple[float, float]:
+    return task.score(result), -result.loss
 
 
 def with_metrics(config: RunConfig, folder: Path, epoch: int, results: dict[str, Result]) -> RunConfig:

@@ -50,6 +50,31 @@ class ClassProbability:
     probability: float
 
 
+@dataclass(frozen=True, eq=False)
+class LabelsPrediction:
+    """The labels of one row that do not exclude each other.
+
+    Attributes:
+        labels: those from the model's threshold on, the most probable first.
+        probabilities: of all labels, (labels,), float64, in their order.
+    """
+
+    labels: tuple[ClassProbability, ...]
+    probabilities: npt.NDArray[np.float64]
+
+    def __repr__(self) -> str:
+        return f"LabelsPrediction({', '.join(f'{one.label!r} {one.probability:.4f}' for one in self.labels)})"
+
+
+@dataclass(frozen=True)
+class PredictedValue:
+    """A value that a regression predicts: its name, the value, and its unit, None if it is not known."""
+
+    name: str
+    value: float
+    unit: str | None
+
+
 def instances_json(rows: Any) -> bytes:
     """Return the body of `:predict` for rows of raw inputs.
 
@@ -69,13 +94,19 @@ def to_prediction(answer: Any) -> Any:
     """Return what a model says of one row.
 
     Returns:
-        A Prediction of a classifier; of one that gives a class to each pixel their numbers, (height, width), int64;
-        of any other model the value of its one output, or the values of several by name.
+        A Prediction of a classifier, a LabelsPrediction where labels do not exclude each other, a tuple of
+        PredictedValue of a regression; of a model that gives a class to each pixel their numbers, (height, width),
+        int64; of any other model the value of its one output, or the values of several by name.
     """
     if isinstance(answer, Mapping):
         if answer.keys() == {"label", "index", "probability", "probabilities"}:
             probabilities = np.asarray(answer["probabilities"], np.float64)
             return Prediction(answer["label"], answer["index"], answer["probability"], probabilities)
+        if answer.keys() == {"labels", "probabilities"}:
+            labels = tuple(ClassProbability(**one) for one in answer["labels"])
+            return LabelsPrediction(labels, np.asarray(answer["probabilities"], np.float64))
+        if answer.keys() == {"values"} and all(isinstance(one, Mapping) for one in answer["values"]):
+            return tuple(PredictedValue(**one) for one in answer["values"])
         if answer.keys() == {"mask"}:
             return np.asarray(answer["mask"], np.int64)
         return {name: np.asarray(value) for name, value in answer.items()}

@@ -1,9 +1,9 @@
-"""Predictions from raw inputs, as the manifest's card describes them: preprocessing, labels, logits.
+"""Predictions from raw inputs, as the manifest's card describes them: preprocessing, and what the outputs mean.
 
-    instances ─▶ decode, standardise (contract.preprocess) ─▶ stack ─▶ network ─▶ softmax of the logits ─▶ predictions
+    instances ─▶ decode, standardise (contract.preprocess) ─▶ stack ─▶ network ─▶ answers ─▶ predictions
 
-Instances of a model without preprocessing are tensors. The prediction of a model without labels or logits is the values
-of its outputs; that of a model with logits of pixels is a mask of class indices. Rows of a model that is not batchable,
+Instances of a model without preprocessing are tensors. The prediction of a model whose card says nothing of its outputs
+is their values. Rows of a model that is not batchable,
 or whose row axis is fixed at 1, run one at a time.
 """
 
@@ -21,7 +21,8 @@ from normfold.contract.preprocess import ImagePreprocessing, Preprocessing
 from normfold.service.batching.request_connection import RequestConnection
 from normfold.service.codec.json_tensors import DTYPES, Array, array_from_nested, to_json
 from normfold.service.codec.signature import shape_matches
-from normfold.service.errors import InvalidRequestError, RunError, UnsuitableModelError
+from normfold.service.errors import InvalidRequestError, UnsuitableModelError
+from normfold.service.inference.answers import find_answer, find_pixel_logits, ranks_labels
 from normfold.service.observability.request_trace import RequestTrace
 from normfold.service.repository.loaded_model import Model
 
@@ -71,9 +72,11 @@ def read_image(data: bytes, model: Model, max_pixels: int) -> list[dict[str, Arr
     preprocessing = _preprocessing(model.manifest)
     if not isinstance(preprocessing, ImagePreprocessing):
         raise UnsuitableModelError(model.name, "does not take images: its manifest has no preprocessing for them.")
-    if find_pixel_logits(model.manifest) is not None:
+    if not ranks_labels(model.manifest) and find_pixel_logits(model.manifest) is not None:
         raise UnsuitableModelError(model.name, "classifies pixels, not images; use :predict or infer.")
-    if find_logits(model.manifest) is None:
+    if model.manifest.card.task is not None and model.manifest.card.task.kind == "regression":
+        raise UnsuitableModelError(model.name, "predicts values, not classes; use :predict or infer.")
+    if not ranks_labels(model.manifest):
         raise UnsuitableModelError(model.name, "does not return classes: its manifest has no labels and logits.")
     if not data:
         raise RawInputError("The body is empty; send the bytes of a PNG or JPEG file.")
@@ -99,30 +102,28 @@ async def predict(
 
     Returns:
         For each instance {"label", "index", "probability", "probabilities"} if the manifest has labels and logits;
-        {"mask"}, the class index of each pixel, if the logits are of pixels; otherwise the value of the only output,
-        or the values of several outputs by name.
+        {"mask"}, the class index of each pixel, if the logits are of pixels; {"values"}, each with its name and unit,
+        of a regression; {"labels", "probabilities"} of labels that do not exclude each other; otherwise the value of
+        the only output, or the values of several outputs by name.
 
     Raises:
         InvalidRequestError: the instances differ in shape.
         QueueFullError, DeadlineError, UnloadedError: the model could not run them in time.
-        RunError: the network failed, or the number of logits differs from that of the labels.
+        RunError: the network failed, or the number of values differs from that of the card.
         UnwritableOutputError: an output has NaN or Infinity.
         ClientDisconnectedError: the client disconnected.
     """
     specs = model.manifest.outputs
-    logits, pixels = find_logits(model.manifest), find_pixel_logits(model.manifest)
-    card_output = logits or pixels
-    outputs = [card_output] if card_output is not None else [spec.name for spec in specs]
+    answer = find_answer(model.manifest)
+    outputs = [spec.name for spec in specs] if answer is None else [answer.output]
     rows: list[dict[str, Array]] = []
     runs: list[Run] = []
     for batch in _batches(model.manifest, instances):
         results = await model.infer(batch, outputs, trace, connection)
         runs.append((batch, results))
         rows += _split_rows(batch, results)
-    if logits is not None:
-        predictions: list[Any] = [_describe_class(model, logits, row[logits]) for row in rows]
-    elif pixels is not None:
-        predictions = [_describe_pixels(model, pixels, row[pixels]) for row in rows]
+    if answer is not None:
+        predictions: list[Any] = [answer.describe(model, answer.output, row[answer.output]) for row in rows]
     else:
         values = [{name: _to_values(array, name) for name, array in row.items()} for row in rows]
         predictions = [value[specs[0].name] for value in values] if len(specs) == 1 else list(values)
@@ -135,33 +136,6 @@ def rank_classes(prediction: Mapping[str, Any], labels: Sequence[str], top: int)
     probabilities = prediction["probabilities"]
     order = sorted(range(len(labels)), key=lambda index: -probabilities[index])[:top]
     return [{"label": labels[index], "index": index, "probability": probabilities[index]} for index in order]
-
-
-def find_logits(manifest: Manifest) -> str | None:
-    """Return the output of class logits, (rows, classes); None if the manifest has no labels or no such output."""
-    return _find_logits(manifest, rank=2)
-
-
-def find_pixel_logits(manifest: Manifest) -> str | None:
-    """Return the output of logits of pixels, (rows, classes, height, width); None if one has class logits."""
-    return _find_logits(manifest, rank=4) if find_logits(manifest) is None else None
-
-
-def softmax(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Return exp(logit) / sum of exp(logits) along the last axis, in float64.
-
-    The maximum is subtracted first, so that exp does not overflow.
-    """
-    wide = np.asarray(logits, np.float64)
-    powers = np.exp(wide - wide.max(axis=-1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
-
-
-def _find_logits(manifest: Manifest, rank: int) -> str | None:
-    shapes = {spec.name: spec.shape for spec in manifest.outputs}
-    if manifest.card.labels is None:
-        return None
-    return next((name for name in manifest.card.logits if len(shapes[name]) == rank), None)
 
 
 def _read_instance(instance: Any, what: str, manifest: Manifest) -> dict[str, Array]:
@@ -222,30 +196,6 @@ def _split_rows(batch: Mapping[str, Array], results: Mapping[str, Array]) -> lis
     if rows == 1:  # a model that is not batchable may have outputs without a row axis
         return [{name: array[0] if array.shape[:1] == (1,) else array for name, array in results.items()}]
     return [{name: array[index] for name, array in results.items()} for index in range(rows)]
-
-
-def _describe_class(model: Model, output: str, logits: Array) -> dict[str, Any]:
-    labels = model.manifest.card.labels or ()
-    if logits.shape != (len(labels),):
-        raise RunError(f"Output {output!r} has the shape {list(logits.shape)} for {len(labels)} labels.")
-    to_json(logits, output)  # NaN would become a probability of NaN
-    probabilities = softmax(logits)
-    index = int(probabilities.argmax())
-    return {
-        "label": labels[index],
-        "index": index,
-        "probability": float(probabilities[index]),
-        "probabilities": probabilities.tolist(),
-    }
-
-
-def _describe_pixels(model: Model, output: str, logits: Array) -> dict[str, Any]:
-    """Return the class index of each pixel; logits are (classes, height, width)."""
-    labels = model.manifest.card.labels or ()
-    if logits.shape[0] != len(labels):
-        raise RunError(f"Output {output!r} has the shape {list(logits.shape)} for {len(labels)} labels.")
-    to_json(logits, output)  # argmax would return the index of NaN
-    return {"mask": logits.argmax(axis=0)}
 
 
 def _to_values(array: Array, output: str) -> Any:

@@ -16,6 +16,7 @@ from normfold.contract.bundle import check_files, read_own_manifest
 from normfold.contract.drift.monitor import MONITOR_CARD_NAME, MONITOR_NAME, read_monitor
 from normfold.contract.drift.samples import drift_folder
 from normfold.contract.manifest import MODEL_NAME, Manifest, TensorSpec, class_axis
+from normfold.contract.task import Regression
 from normfold.service.batching.batcher import Batcher
 from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.codec.json_tensors import DTYPES
@@ -168,6 +169,7 @@ def _check_consistency(manifest: Manifest) -> None:
         if labels is not None and len(shape) in (2, 4) and shape[class_axis(shape)] not in (-1, len(labels)):
             classes = shape[class_axis(shape)]
             raise BundleLoadError(f"The manifest has {len(labels)} labels for {classes} logits in the output {name!r}.")
+    _check_task(manifest)
     datatypes = [spec.datatype for spec in manifest.inputs]
     if manifest.takes_pixels and datatypes != ["UINT8"]:
         raise BundleLoadError(f"The manifest says that the network takes pixels, but its inputs are {datatypes}.")
@@ -180,6 +182,22 @@ def _check_consistency(manifest: Manifest) -> None:
             raise BundleLoadError(
                 f"Preprocessing makes samples of shape {list(sample)}, the network takes {list(shape)}."
             )
+
+
+def _check_task(manifest: Manifest) -> None:
+    """Reject a manifest whose task is not that of an output."""
+    task = manifest.card.task
+    if task is None:
+        return
+    spec = next((spec for spec in manifest.outputs if spec.name == task.output), None)
+    if spec is None:
+        raise BundleLoadError(f"The manifest's task is of the output {task.output!r}, but there is no such output.")
+    count = len(task.targets) if isinstance(task, Regression) else len(manifest.card.labels or ())
+    if len(spec.shape) != 2 or spec.shape[1] not in (-1, count) or not count:
+        kind = "values" if isinstance(task, Regression) else "labels"
+        raise BundleLoadError(
+            f"The manifest has {count} {kind}, and the output {spec.name!r} is of shape {list(spec.shape)}."
+        )
 
 
 def _compare(

@@ -172,6 +172,7 @@ def _describe_model(model: Model) -> dict[str, Any]:
         "outputs": _describe_values(model.manifest.outputs),
         "preprocessing": card.preprocessing.model_dump(mode="json") if card.preprocessing else None,
         "labels": card.labels,
+        "task": card.task.model_dump(mode="json") if card.task else None,
         "precision": None if model.manifest.precision is None else model.manifest.precision.kind.value,
     }
 

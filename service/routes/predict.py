@@ -54,8 +54,9 @@ def predict_routes(
         """Predict from raw inputs: images as nested lists of pixels, rows as lists or as objects by column.
 
         A model with labels returns the label and the probabilities of each instance, in the order of the labels; one
-        that classifies pixels returns a mask of class indices; any other returns the values of its outputs. A model
-        without preprocessing takes tensors; with several inputs, as objects by input.
+        whose labels do not exclude each other returns those from its threshold on; one that classifies pixels returns
+        a mask of class indices; a regression returns values with their names and units; any other returns the values
+        of its outputs. A model without preprocessing takes tensors; with several inputs, as objects by input.
         """
         trace: RequestTrace = request.scope[REQUEST_TRACE_KEY]
         with _admit(request, repository, observers) as model:

@@ -153,6 +153,20 @@ _RAW: dict[str, Schema] = {
         "instances",
     ),
     "Prediction": _response_object({**_CLASS, "probabilities": _list(_CLASS["probability"])}),
+    "Labels": _response_object(
+        {
+            "labels": _list(_response_object(_CLASS), description="Those from the model's threshold on, descending."),
+            "probabilities": _list(_CLASS["probability"], description="Of all labels, in their order."),
+        }
+    ),
+    "Values": _response_object(
+        {
+            "values": _list(
+                _response_object({"name": _TEXT, "value": _REAL, "unit": {"type": ["string", "null"]}}),
+                description="Predicted values, in their units.",
+            )
+        }
+    ),
     "Mask": _response_object({"mask": _list(_list(_COUNT), description="The class index of each pixel, row by row.")}),
     "PredictResponse": _response_object(
         {
@@ -161,6 +175,8 @@ _RAW: dict[str, Schema] = {
                     "anyOf": [
                         ref("Prediction"),
                         ref("Mask"),
+                        ref("Labels"),
+                        ref("Values"),
                         {
                             "type": ["number", "boolean", "string", "array"],
                             "description": "The values of the only output.",
@@ -222,9 +238,14 @@ _MODELS: dict[str, Schema] = {
             "outputs": _list(ref("Tensor")),
             "preprocessing": {"type": ["object", "null"], "description": "How raw inputs are converted to tensors."},
             "labels": {"type": ["array", "null"], "items": _TEXT},
+            "task": {
+                "type": ["object", "null"],
+                "description": "What an output means that holds predicted values, or labels that do not exclude each "
+                "other; null for classes.",
+            },
             "precision": {"type": ["string", "null"], "description": "int8 or float16; null: that of the source."},
         },
-        *("reason", "provider", "nodes", "inputs", "outputs", "preprocessing", "labels", "precision"),
+        *("reason", "provider", "nodes", "inputs", "outputs", "preprocessing", "labels", "task", "precision"),
     ),
     "Models": _response_object(
         {

@@ -7,8 +7,9 @@ import math
 import numpy as np
 
 from normfold.contract.manifest import class_axis
-from normfold.contract.precision.record import AccuracyChange, Agreement
+from normfold.contract.precision.record import AccuracyChange, Agreement, ValueChange
 from normfold.contract.source_card import IGNORED
+from normfold.contract.task import MultiLabel, Regression
 from normfold.export.arrays import Tensor
 
 _SUM_TOLERANCE = 1e-3
@@ -76,6 +77,64 @@ class ClassCounts:
         if not self._labelled:
             return None
         return AccuracyChange(before=self._right_before / self._labelled, after=self._right_after / self._labelled)
+
+
+class ValueSums:
+    """Sums over batches of an output that holds predicted values, each over the standard deviation of its target."""
+
+    def __init__(self, task: Regression) -> None:
+        self._mean = np.array([target.mean for target in task.targets])
+        self._std = np.array([target.std for target in task.targets])
+        self._before: list[Tensor] = []
+        self._after: list[Tensor] = []
+        self._true: list[Tensor] = []
+
+    def add(self, before: Tensor, after: Tensor, true: Tensor | None = None) -> None:
+        """Add a batch.
+
+        Args:
+            before: what the float32 network gives, (rows, targets), in units.
+            after: what the other gives.
+            true: values of the rows, in units; None where they are unknown.
+        """
+        self._before.append(self._standardise(before))
+        self._after.append(self._standardise(after))
+        if true is not None:
+            self._true.append(self._standardise(true.reshape(before.shape)))
+
+    @property
+    def change(self) -> ValueChange | None:
+        """The change of the target that loses most; None before the first batch."""
+        if not self._before:
+            return None
+        before, after = np.concatenate(self._before), np.concatenate(self._after)
+        difference = np.sqrt(np.square(after - before).mean(axis=0))  # (targets,)
+        if not self._true:
+            return ValueChange(difference=float(difference.max()))
+        true = np.concatenate(self._true)
+        variance = true.var(axis=0)
+        changes = [
+            ValueChange(difference=float(difference[index]), r2_before=first, r2_after=second)
+            for index in np.flatnonzero(variance > 0).tolist()
+            for first, second in [[float(1 - e[index] / variance[index]) for e in _errors(true, before, after)]]
+        ]
+        return max(changes, key=lambda change: change.drop, default=ValueChange(difference=float(difference.max())))
+
+    def _standardise(self, values: Tensor) -> Tensor:
+        standardised: Tensor = (values.astype(np.float64) - self._mean) / self._std
+        return standardised
+
+
+def flags(logits: Tensor, task: MultiLabel) -> Tensor:
+    """Return 1 where the probability of a label reaches the threshold, and 0 elsewhere: int64, as the logits.
+
+    The sigmoid of a logit is at least t where the logit is at least log(t / (1 - t)).
+    """
+    return (logits >= math.log(task.threshold / (1 - task.threshold))).astype(np.int64)
+
+
+def _errors(true: Tensor, *predicted: Tensor) -> list[Tensor]:
+    return [np.square(values - true).mean(axis=0) for values in predicted]
 
 
 def _classes_of(array: Tensor) -> Tensor:

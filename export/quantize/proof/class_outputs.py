@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
 from normfold.contract.manifest import class_axis
 from normfold.contract.source_card import IGNORED, SourceCard
+from normfold.contract.task import MultiLabel, OutputTask
 from normfold.export.arrays import Tensor
 from normfold.export.errors import SampleError
 from normfold.export.verify.runner import ValueInfo, value_info
@@ -28,6 +30,7 @@ class ClassOutputs:
         names: of these outputs.
         infos: of every output, by name.
         by_operator: those of `names` that Softmax or ArgMax gives, where no card says which hold classes.
+        task: what an output means that holds no classes but values, or labels that do not exclude each other.
         are_known: the card or an operator says so; otherwise an output of shape (rows, 2 or more) is taken for one.
     """
 
@@ -35,6 +38,7 @@ class ClassOutputs:
     infos: Mapping[str, ValueInfo]
     by_operator: frozenset[str] = frozenset()
     are_known: bool = True
+    task: OutputTask | None = None
 
 
 def class_outputs(path: Path, model: ir.Model, card: SourceCard) -> ClassOutputs:
@@ -52,6 +56,9 @@ def class_outputs(path: Path, model: ir.Model, card: SourceCard) -> ClassOutputs
         ModelFileError: an output is not a tensor of known rank.
     """
     infos = {value.name or "": value_info(path, value) for value in model.graph.outputs}
+    if card.task is not None:
+        names = (card.task.output,) if isinstance(card.task, MultiLabel) else ()
+        return ClassOutputs(names, infos, task=card.task)
     if card.logits:
         return ClassOutputs(tuple(name for name in card.logits if name in infos), infos)
     by_operator = frozenset(value.name or "" for value in model.graph.outputs if _is_made_by_class_operator(value))
@@ -72,6 +79,8 @@ def labelled_output(labels: Tensor, outputs: ClassOutputs) -> str:
     Raises:
         SampleError: they are the classes of no output, or may be those of several.
     """
+    if outputs.task is not None:
+        return _output_of_task(labels, outputs.task, outputs.infos)
     names = outputs.names if outputs.are_known and outputs.names else tuple(outputs.infos)
     fitting = [name for name in names if _labels_fit(labels, outputs.infos[name])]
     if len(fitting) > 1:  # logits and their Softmax, for example
@@ -91,6 +100,20 @@ def labelled_output(labels: Tensor, outputs: ClassOutputs) -> str:
         f"The labels 'y' of the samples, {given}, are not the classes of an output of the network: {shapes}. Take "
         "'y' out of the file to quantise without labels."
     )
+
+
+def _output_of_task(labels: Tensor, task: OutputTask, infos: Mapping[str, ValueInfo]) -> str:
+    """Return the output of a task; labels are (rows, values), or (rows,) of one value."""
+    count = infos[task.output].shape[1:]
+    shape = labels.shape[1:] or (1,)
+    if shape != tuple(count):
+        raise SampleError(
+            f"The labels 'y' of the samples, {labels.dtype} of shape {list(labels.shape)}, are not those of the output "
+            f"{task.output!r} {_shape_text(infos[task.output])}."
+        )
+    if isinstance(task, MultiLabel) and not np.isin(labels, (0, 1)).all():
+        raise SampleError(f"The labels 'y' of the samples must be 0 or 1 for each label of {task.output!r}.")
+    return task.output
 
 
 def _is_made_by_class_operator(output: ir.Value) -> bool:

@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
-from normfold.contract.precision.record import AccuracyChange, Agreement
+from normfold.contract.precision.record import AccuracyChange, Agreement, ValueChange
 from normfold.contract.precision.signal_to_noise import SignalToNoise
 from normfold.contract.progress import ProgressCallback, ignore_progress
+from normfold.contract.task import MultiLabel, OutputTask, Regression
 from normfold.export.arrays import Tensor
-from normfold.export.quantize.proof.agreement import ClassCounts, holds_probabilities
+from normfold.export.quantize.proof.agreement import ClassCounts, ValueSums, flags, holds_probabilities
 from normfold.export.quantize.proof.rows import ProofRows
 from normfold.export.verify.runner import Inputs, Outputs, ValueInfo
 
@@ -30,10 +31,18 @@ class OutputComparison:
     highest_before: float = -math.inf
     highest_after: float = -math.inf
     is_float: bool = True
+    values: ValueSums | None = None
 
-    def add(self, before: Tensor, after: Tensor, has_classes: bool, labels: Tensor | None) -> None:
-        """Add what both networks give for a batch."""
-        if has_classes:
+    def add(
+        self, before: Tensor, after: Tensor, has_classes: bool, labels: Tensor | None, task: OutputTask | None = None
+    ) -> None:
+        """Add what both networks give for a batch; `task` is what the output means, where it is not classes."""
+        if isinstance(task, MultiLabel) and has_classes:
+            self.classes.add(flags(before, task), flags(after, task), labels)
+        elif isinstance(task, Regression):
+            self.values = self.values or ValueSums(task)
+            self.values.add(before, after, labels)
+        elif has_classes:
             self.classes.add(before, after, labels)
         self.is_float = before.dtype.kind == "f"
         if not self.is_float:
@@ -52,6 +61,7 @@ def compare_outputs(
     classes: Collection[str],
     batchable: bool,
     progress: ProgressCallback = ignore_progress,
+    task: OutputTask | None = None,
 ) -> dict[str, OutputComparison]:
     """Run two networks on the same rows, and compare each output.
 
@@ -63,6 +73,7 @@ def compare_outputs(
         classes: outputs that hold logits, probabilities, or classes as integers.
         batchable: rows are independent.
         progress: called with each batch as it begins.
+        task: what an output means that holds no classes.
 
     Raises:
         ModelFileError: a network fails.
@@ -77,7 +88,9 @@ def compare_outputs(
                 continue
             labels = rows.labels[name][place] if name in rows.labels else None
             comparison = found.setdefault(name, OutputComparison())
-            comparison.add(array, got[name], name in classes and not rows.are_random, labels)
+            has_classes = name in classes and not rows.are_random
+            own_task = task if task is not None and name == task.output and not rows.are_random else None
+            comparison.add(array, got[name], has_classes, labels, own_task)
     return found
 
 
@@ -107,6 +120,11 @@ def lowest_agreement(found: dict[str, OutputComparison]) -> Agreement | None:
     """Return the agreement of the output that agrees least."""
     agreements = [each.classes.agreement for each in found.values()]
     return min((each for each in agreements if each is not None), key=lambda each: each.share, default=None)
+
+
+def value_change(found: dict[str, OutputComparison]) -> ValueChange | None:
+    """Return the change of predicted values, if an output holds such."""
+    return next((each.values.change for each in found.values() if each.values is not None), None)
 
 
 def greatest_drop(found: dict[str, OutputComparison]) -> AccuracyChange | None:

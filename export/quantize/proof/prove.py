@@ -15,6 +15,7 @@ from normfold.contract.precision.processor import processor_name
 from normfold.contract.precision.record import PrecisionProof
 from normfold.contract.precision.signal_to_noise import MAX_DB
 from normfold.contract.progress import ProgressCallback, ignore_progress
+from normfold.contract.task import OutputTask
 from normfold.export.bundle.tensor_specs import input_specs
 from normfold.export.errors import ModelFileError
 from normfold.export.onnx_io.model_file import load_model
@@ -28,6 +29,7 @@ from normfold.export.quantize.proof.outputs import (
     compare_outputs,
     greatest_drop,
     lowest_agreement,
+    value_change,
 )
 from normfold.export.quantize.proof.rows import BATCH_ROWS, ProofRows, fixed_batch_size
 from normfold.export.quantize.proof.sessions import open_network
@@ -46,6 +48,7 @@ class Pair:
         sample_shape: of one row of the one input, where a card says it.
         classes: outputs that hold logits or probabilities.
         batchable: rows are independent.
+        task: what an output means that holds no classes.
     """
 
     reference: Path
@@ -53,6 +56,7 @@ class Pair:
     sample_shape: Sequence[int] | None = None
     classes: tuple[str, ...] = ()
     batchable: bool = True
+    task: OutputTask | None = None
 
 
 def prove_int8(
@@ -134,7 +138,7 @@ class _Compared:
     def of(pair: Pair, rows: ProofRows, progress: ProgressCallback) -> _Compared:
         before, after = (open_network(path, optimised=True) for path in (pair.reference, pair.converted))
         infos = input_infos(pair.reference, load_model(pair.reference))
-        found = compare_outputs(before, after, rows, infos, pair.classes, pair.batchable, progress)
+        found = compare_outputs(before, after, rows, infos, pair.classes, pair.batchable, progress, pair.task)
         progress("timing both networks")
         fixed = fixed_batch_size(infos)
         counts = [fixed] if fixed is not None else [1, BATCH_ROWS] if pair.batchable else [1]
@@ -145,6 +149,7 @@ class _Compared:
             outputs={name: each.signal_to_noise.db for name, each in found.items() if each.is_float},
             agreement=lowest_agreement(found),
             accuracy=greatest_drop(found),
+            values=value_change(found),
             time_ratio={count: _time_ratio(before, after, rows, count) for count in counts},
             size_ratio=file_bytes(pair.converted) / file_bytes(pair.reference),
         )

@@ -61,6 +61,15 @@ def _require_accuracy(kind: PrecisionKind, proof: PrecisionProof, recipe: Recipe
 
     A few rows may differ by chance, so that it is the upper bound of the agreement that must reach what is required.
     """
+    if proof.values is not None and proof.values.drop > recipe.max_drop:
+        change = proof.values
+        shown = (
+            f"differ from float32's by {change.difference:.3g} standard deviations on {_rows(proof.rows)}, so that R² "
+            "may drop by"
+            if change.r2_before is None
+            else f"have R² {change.r2_after:.4f} on {_rows(proof.rows)}, float32's {change.r2_before:.4f}: the drop is"
+        )
+        raise PrecisionLossError(f"The values of the {kind} network {shown} over {recipe.max_drop:g} (`max_drop`)")
     if proof.accuracy is not None:
         if proof.accuracy.drop > recipe.max_drop:
             raise PrecisionLossError(

@@ -195,3 +195,19 @@ def test_unreadable_csv_is_named(tmp_path: Path) -> None:
     path.write_text("a,y\n1,x\n")
     with pytest.raises(DataError, match="no column 'z'; its columns are: a, y"):
         read_csv(path, "z")
+
+
+def test_images_with_channels_last_are_read_with_their_layout(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3)).astype(np.uint8)
+    path = tmp_path / "x.npz"
+    np.savez(path, x=x, y=np.arange(6) % 2)
+    with pytest.raises(DataError, match="Its channels seem to come last: give `layout` nhwc.$"):
+        read_npz(path)
+    assert (read_npz(path, layout="nhwc").x[:] == x.transpose(0, 3, 1, 2)).all()
+    np.savez(path, x=x, y=np.arange(120).reshape(6, 4, 5) % 2)
+    with pytest.raises(DataError, match="Its channels seem to come last: give `layout` nhwc.$"):
+        read_npz(path)
+    assert read_npz(path, layout="nhwc").x.shape == (6, 3, 4, 5)
+    np.savez(path, x=x[..., 0], y=np.arange(6) % 2)
+    with pytest.raises(DataError, match="With `layout` nhwc, array 'x' of '.*' must be images"):
+        read_npz(path, layout="nhwc")

@@ -12,7 +12,7 @@ import torch
 from normfold.models.errors import RunFolderError
 from normfold.models.fine_tuning.more_epochs import ScheduleStart
 from normfold.models.training.callback import TrainingCallback
-from normfold.models.training.optimizer import one_cycle
+from normfold.models.training.learning_rate.schedules import one_cycle
 from normfold.models.training.resume import read_progress
 from normfold.models.training.train import fit
 from normfold.models.weight_files.safetensors_file import read_safetensors

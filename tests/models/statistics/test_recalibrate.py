@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from normfold.models.architectures.blocks import ConvBatchNorm, LinearBatchNorm
 from normfold.models.architectures.registry import Architecture, build
-from normfold.models.batchnorm.recalibrate_run import allowed_fall, recalibrate_run
+from normfold.models.batchnorm.recalibrate_run import recalibrate_run
 from normfold.models.errors import StatisticsError
 from normfold.models.statistics.recalibrate import Moments, recalibrate
+from normfold.models.tasks.task import allowed_fall
 from normfold.models.training.checkpoint import load_checkpoint, save_checkpoint
 from normfold.models.training.train import fit
 from tests.support.training import MakeRun

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from normfold.models.errors import RunFolderError
+from normfold.models.tasks.classification import Classification
 from normfold.models.training.curves import draw_curves
 from normfold.models.training.metrics import METRICS_NAME, EpochMetrics, append_metrics, read_metrics, rewrite_metrics
 
@@ -24,7 +25,9 @@ def epoch(number: int) -> EpochMetrics:
 @pytest.mark.slow
 @pytest.mark.parametrize("epochs", [1, 5])
 def test_curves_are_a_png_with_lines(tmp_path: Path, epochs: int) -> None:
-    draw_curves([epoch(number) for number in range(1, epochs + 1)], epochs, "accuracy", tmp_path / "c.png", "a title")
+    draw_curves(
+        [epoch(number) for number in range(1, epochs + 1)], epochs, Classification(), tmp_path / "c.png", "a title"
+    )
     with Image.open(tmp_path / "c.png") as image:
         pixels = np.asarray(image.convert("RGB")).astype(np.int64) @ [1 << 16, 1 << 8, 1]
     assert {0x4477AA, 0xCC6677} <= set(np.unique(pixels).tolist())

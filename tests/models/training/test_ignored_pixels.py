@@ -13,6 +13,7 @@ from torch import nn
 from normfold.contract.source_card import IGNORED
 from normfold.models.batchnorm.recalibrate_run import recalibrate_run
 from normfold.models.data.data import DataConfig, load_dataset
+from normfold.models.data.loading.rows import HeldRows
 from normfold.models.errors import DataError
 from normfold.models.tasks.segmentation import Segmentation
 from normfold.models.tasks.task import Result
@@ -85,8 +86,10 @@ def test_epoch_is_that_of_the_pixels_with_a_class(smoothing: float) -> None:
     accelerator = make_accelerator(settings)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("normfold.models.training.train.one_cycle", lambda *_: 0.1)
-        found = train_one_epoch(network, x, y, BATCHES, optimizer, settings, 1, accelerator, Segmentation(smoothing))
+        patch.setattr("normfold.models.training.train.learning_rate", lambda *_: 0.1)
+        found = train_one_epoch(
+            network, HeldRows(x, y), BATCHES, optimizer, settings, 1, accelerator, Segmentation(smoothing)
+        )
     release(accelerator)
 
     wanted = by_hand(np.concatenate(found_logits), y.numpy())

@@ -7,7 +7,7 @@ from torch import nn
 from normfold.models.architectures.blocks import ConvBatchNorm
 from normfold.models.errors import TrainingWarning
 from normfold.models.training.config import TrainConfig, warn_about_batch_size
-from normfold.models.training.optimizer import make_optimizer, one_cycle
+from normfold.models.training.optimizer import make_optimizer
 
 pytestmark = pytest.mark.slow
 
@@ -48,24 +48,6 @@ def test_optimizers_have_a_default_learning_rate(optimizer: str, kind: type, lr:
     assert isinstance(made, kind)
     assert made.param_groups[0]["lr"] == lr
     assert made.param_groups[0].get("nesterov", True)
-
-
-@pytest.mark.parametrize(("steps", "warmup"), [(10, 0.3), (37, 0.25), (1000, 0.1)])
-def test_one_cycle_equals_torchs_schedule(steps: int, warmup: float) -> None:
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, 0.5, total_steps=steps, pct_start=warmup, cycle_momentum=False
-    )
-    for step in range(steps):
-        assert one_cycle(step, steps, 0.5, warmup) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
-        optimizer.step()
-        if step < steps - 1:
-            schedule.step()
-
-
-@pytest.mark.parametrize("steps", [1, 2, 3])
-def test_one_cycle_of_few_steps_does_not_exceed_the_peak(steps: int) -> None:
-    assert all(0 < one_cycle(step, steps, 0.5, 0.3) <= 0.5 for step in range(steps))
 
 
 @pytest.mark.parametrize(("rows", "reason"), [(31, "noisy.*Wu & He 2018"), (257, "generalise worse.*Keskar")])

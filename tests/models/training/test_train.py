@@ -35,7 +35,7 @@ from normfold.models.training.train import fit
 from tests.support.paths import ROOT
 from tests.support.training import MakeRun, StopAfter
 
-FILES = {"weights.safetensors", "config.json", "metrics.jsonl", "curves.png", "resume"}
+FILES = {"weights.safetensors", "config.json", "metrics.jsonl", "curves.png", "confusion.png", "resume"}
 
 
 def read_lines(folder: Path) -> list[dict[str, float]]:

@@ -1,0 +1,1 @@
+"""Reading of samples when they are needed, in worker processes."""

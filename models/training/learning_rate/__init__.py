@@ -1,0 +1,1 @@
+"""The learning rate: its schedules, and the test that finds its range."""

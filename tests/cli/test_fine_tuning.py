@@ -142,12 +142,15 @@ def test_run_starts_from_a_run_folder_and_goes_on_for_more_epochs(normfold: RunC
     assert normfold("train", *first)[0] == 0
     code, out, err = normfold(
         *("train", "--weights", "first", "--data", "npz:three.npz", "--out", "second", "--epochs", "2", "--json"),
-        *("--freeze-epochs", "1"),
+        *("--freeze-epochs", "1", "--arg", "dropout=0.1"),
     )
     assert code == 0, err
     assert json.loads(out)["arch"] == "mlp"
     assert json.loads(out)["data"] == "npz:three.npz"
-    assert json.loads(Path("second/config.json").read_text())["architecture"]["options"] == {"widths": [8]}
+    assert json.loads(Path("second/config.json").read_text())["architecture"]["options"] == {
+        "widths": [8],
+        "dropout": 0.1,
+    }
     assert "new are 'classifier.weight', 'classifier.bias'" in in_one_line(err)
     code, out, err = normfold("train", "--out", "second", "--resume", "--epochs", "4", "--json")
     assert code == 0, err

@@ -129,9 +129,9 @@ def _best(counts: Counter[str], names: int, without: int) -> str:
     """Return the one prefix of most names, if that is enough of them, and more than are found without it."""
     if not counts:
         return ""
-    most = max(counts.values())
-    best = [prefix for prefix, count in counts.items() if count == most]
-    return best[0] if len(best) == 1 and most > without and most >= _ENOUGH * names else ""
+    maximum = max(counts.values())
+    best = [prefix for prefix, count in counts.items() if count == maximum]
+    return best[0] if len(best) == 1 and maximum > without and maximum >= _ENOUGH * names else ""
 
 
 def _common_start(own: Collection[str]) -> str:

@@ -1,6 +1,7 @@
 """Train, fold, verify, export and serve batch-normalised networks::
 
     train       train a network, and write a run folder
+    find_learning_rate  suggest a learning rate for a run
     audit       find problems of BatchNorm layers
     fold        fold the BatchNormalization of an ONNX file into the weights around it
     inspect     show what a fold would do, with a drawing
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from normfold._bench.result import LoadResult as LoadResult
     from normfold._export import ExportResult as ExportResult
     from normfold._export import export as export
+    from normfold._find_lr import LearningRateResult as LearningRateResult
+    from normfold._find_lr import find_learning_rate as find_learning_rate
     from normfold._fold import FoldResult as FoldResult
     from normfold._fold import fold as fold
     from normfold._inspect import InspectResult as InspectResult
@@ -72,6 +75,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "_train": ("train", "TrainResult"),
+    "_find_lr": ("find_learning_rate", "LearningRateResult"),
     "_audit": ("audit", "AuditResult"),
     "_fold": ("fold", "FoldResult"),
     "_inspect": ("inspect", "InspectResult"),

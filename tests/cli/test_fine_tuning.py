@@ -70,10 +70,10 @@ def test_network_of_lightning_is_fine_tuned_with_frozen_statistics_and_served(
     train = ("train", *CONVNET, "--data", "npz:data.npz", "--batch-size", "32", "--epochs", "8", "--out", "run")
     code, _, err = normfold(*train, "--weights", "best.ckpt", "--freeze-bn", "*", "--layer-decay", "0.8", "--json")
     assert code == 0, err
-    said = in_one_line(err)
-    assert "names were loaded without their prefix 'model.'" in said
-    assert "not loaded, since the network has no such tensor: 'loss.weight'" in said
-    assert "tensors were taken from best.ckpt; new are 'classifier.weight', 'classifier.bias'." in said
+    notes = in_one_line(err)
+    assert "names were loaded without their prefix 'model.'" in notes
+    assert "not loaded, since the network has no such tensor: 'loss.weight'" in notes
+    assert "tensors were taken from best.ckpt; new are 'classifier.weight', 'classifier.bias'." in notes
 
     trained = load_checkpoint(Path("run")).network.state_dict()
     of_statistics = [name for name in lightning if name.endswith(STATISTICS)]

@@ -376,14 +376,16 @@ def make_config(
 
     name, options = DEFAULT_ARCH, dict[str, Any]()
     before: dict[str, dict[str, Any]] = {"data": {}, "train": {}}
+    kept: dict[str, Any] = {}  # options of the run whose weights are taken
     if recorded is not None:
         name, options = recorded.architecture.name, recorded.architecture.options
         before = recorded.model_dump(include={"data", "train"})
     elif initial is not None and arch is None and Path(initial.path).is_dir():
-        name, options = _architecture_of(Path(initial.path), name, options)
+        name, kept = _architecture_of(Path(initial.path), name)
     name = arch or name
     if arguments:
         options = dict(arguments) if isinstance(arguments, Mapping) else parse_options(arguments)
+    options = kept | options
     find_factory(name)  # a wrong name is an error before the data are read
     try:
         data_config = DataConfig.model_validate(before["data"] | of_data)
@@ -409,12 +411,12 @@ def initial_weights(
     return None if recorded is None else recorded.initial_weights
 
 
-def _architecture_of(folder: Path, name: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return name and options of a run folder's architecture, or those given if the folder is none."""
+def _architecture_of(folder: Path, name: str) -> tuple[str, dict[str, Any]]:
+    """Return name and options of a run folder's architecture, or the name given if the folder is none."""
     from normfold.models.training.checkpoint import CONFIG_NAME, load_config
 
     if not (folder / CONFIG_NAME).is_file():
-        return name, options
+        return name, {}
     architecture = load_config(folder).architecture
     return architecture.name, architecture.options
 

@@ -308,7 +308,7 @@ def test_help_has_an_example_and_the_true_defaults(run: Run) -> None:
     helps = {parameter.name: getattr(parameter, "help", "") for parameter in parameters}
     for config in (TrainConfig(), DataConfig()):
         for name, value in config.model_dump(exclude={"source"}).items():
-            if value is not None and name in helps and name != "lr":
+            if value not in (None, ()) and name in helps and name != "lr":
                 assert f"[default: {'no' if value is False else value}]" in helps[name]
     assert f"[default: {TrainConfig().peak_lr}; sgd {TrainConfig(optimizer='sgd').peak_lr}]" in helps["lr"]
     assert len(out.splitlines()) <= 110

@@ -7,7 +7,7 @@ Since readers refuse unknown fields, a manifest is written in the oldest schema 
     2   copy_of
     3   adapted; preprocessing of sequences; card.running_statistics
     4   precision
-    5   card.task
+    5   card.task; preprocessing of tables with texts or missing values
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ the manifest records the parameters of both:
     decode       image file or nested lists  ->  array of one sample, in raw units
     standardise  raw units                   ->  (raw / value_max - mean) / std     (images)
                                                  (raw - mean) / std                 (rows, sequences)
+                                                 see contract.tables.columns        (rows with texts or missing values)
 
 Mean and standard deviation are those of the training split.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import math
 from itertools import chain
+from numbers import Real
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -23,6 +25,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from normfold.contract.arrays import Array, Float32Array, Float64Array
 from normfold.contract.errors import RawInputError
 from normfold.contract.image_decoding import MAX_IMAGE_PIXELS, decode_planes
+from normfold.contract.tables.preprocessing import TablePreprocessing
+from normfold.contract.tables.values import FLOAT32_MAX, show
 
 
 class ImagePreprocessing(BaseModel):
@@ -167,10 +171,26 @@ class RowPreprocessing(BaseModel):
         Raises:
             RawInputError: a column is missing or unknown, or a value is not a finite number.
         """
-        array = _to_finite_array(_in_order(instance, self.columns, "row", "columns"))
+        values = _in_order(instance, self.columns, "row", "columns")
+        try:
+            array = _to_finite_array(values)
+        except RawInputError:
+            self._check_values(values)
+            raise
         if array.shape != self.sample_shape:
             raise RawInputError(f"Expected a row of {len(self.columns)} numbers, got {_show_shape(array.shape)}.")
         return array
+
+    def _check_values(self, values: Any) -> None:
+        """Name the column of the first value that is not a finite number, if there is one value for each column."""
+        if not isinstance(values, list) or len(values) != len(self.columns):
+            return
+        for name, value in zip(self.columns, values, strict=True):
+            is_number = isinstance(value, Real) and not isinstance(value, bool)
+            if not is_number:
+                raise RawInputError(f"Column {name!r} takes numbers, not {show(value)}.")
+            if not abs(value) <= FLOAT32_MAX:
+                raise RawInputError(f"Column {name!r} has {show(value)}, which is not a finite float32 number.")
 
     def standardise(self, raw: Array) -> Float32Array:
         """Return the network's tensor: (raw - mean) / std.
@@ -239,7 +259,9 @@ class SequencePreprocessing(BaseModel):
         return ((np.asarray(raw, np.float64) - mean) / std).astype(np.float32)
 
 
-Preprocessing = Annotated[ImagePreprocessing | RowPreprocessing | SequencePreprocessing, Field(discriminator="kind")]
+Preprocessing = Annotated[
+    ImagePreprocessing | RowPreprocessing | TablePreprocessing | SequencePreprocessing, Field(discriminator="kind")
+]
 
 
 def _in_order(instance: Any, names: tuple[str, ...], kind: str, parts: str) -> Any:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from pydantic import ConfigDict, Field
 
+from normfold.contract.outputs.task import OutputTask
 from normfold.contract.preprocess import Preprocessing, SequencePreprocessing
 from normfold.contract.record import Record, read_json_object, validate_record
-from normfold.contract.task import OutputTask
+from normfold.contract.tables.preprocessing import TablePreprocessing
 
 IGNORED = -100
 """In place of a class, in masks of training data: the pixel has none. It is the value that torch's loss ignores."""
@@ -98,7 +99,7 @@ class SourceCard(Record):
     @property
     def schema_version(self) -> int:
         """The oldest schema version of a manifest that can hold this card."""
-        if self.task is not None:
+        if self.task is not None or isinstance(self.preprocessing, TablePreprocessing):
             return 5
         if self.initial_weights is not None:
             return 4

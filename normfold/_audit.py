@@ -89,8 +89,8 @@ def audit(
 
     Args:
         source: a run folder, an ONNX file, a torch network, or module:factory, a function that returns one.
-        data: compare the statistics with these: digits, npz:PATH, csv:PATH, images:DIR or masks:DIR; a run
-            folder's are its training data.
+        data: compare the statistics with these: digits, npz:PATH, csv:PATH, parquet:PATH, images:DIR or masks:DIR; a
+            run folder's are its training data.
         weights: of a factory's network: .safetensors, or a state dict or checkpoint of torch.save. No code in it runs.
         weights_key: of the state dict in that file, such as "state_dict_ema", if it holds several.
         strip_prefix: before the network's names in that file; found by itself if all names have it.

@@ -29,6 +29,7 @@ from normfold._shared.predictions import (
     instances_json,
     to_prediction,
     to_tensor,
+    warn_of_notes,
 )
 from normfold.contract.errors import InputError
 
@@ -178,8 +179,13 @@ class RepositoryModel:
             InvalidRequestError, RawInputError, UnsuitableModelError: the rows are not what the model takes.
             FailingTensorsError, RunError: the network failed, on these inputs alone or whatever the inputs.
             UnwritableOutputError: it gave NaN or infinity.
+
+        Warns:
+            UserWarning: a table's row has a value that the model knows nothing about, such as an unknown category.
         """
-        return self._of._run(self._predict(instances_json(rows), version))
+        predictions, notes = self._of._run(self._predict(instances_json(rows), version))
+        warn_of_notes(notes)
+        return predictions
 
     def classify(self, image: ImageInput, *, top: int = 5, version: int | None = None) -> list[ClassProbability]:
         """Classify one image of any size.
@@ -230,13 +236,16 @@ class RepositoryModel:
     def _find(self, version: int | None) -> Model:
         return self._of._find(self.name, version)
 
-    async def _predict(self, body: bytes, version: int | None) -> list[Any]:
+    async def _predict(self, body: bytes, version: int | None) -> tuple[list[Any], list[dict[str, Any]]]:
+        """Return the predictions, and the notes about values that the model knows nothing about."""
         from normfold.service.codec.request import parse_object
+        from normfold.service.codec.table_rows import RowNotes
         from normfold.service.inference.predict import predict, read_instances
 
+        notes = RowNotes()
         with self._find(version) as model:
-            instances = await self._of._threads.call(read_instances, parse_object(body), model.manifest)
-            return [to_prediction(one) for one in await predict(model, instances)]
+            instances = await self._of._threads.call(read_instances, parse_object(body), model.manifest, notes)
+            return [to_prediction(one) for one in await predict(model, instances)], notes.notes
 
     async def _classify(self, image: bytes, top: int, version: int | None) -> list[ClassProbability]:
         from normfold.service.inference.predict import predict, rank_classes, read_image

@@ -48,7 +48,9 @@ WEIGHTS = Kind(
     "'balanced', or a list of numbers",
     lambda v: v == "balanced" if isinstance(v, str) else isinstance(v, Sequence) and all(map(NUMBER.holds, v)),
 )
-DATA = Kind("'digits', 'npz:PATH' with arrays x and y, 'csv:PATH', 'images:DIR' or 'masks:DIR'", TEXT.holds)
+DATA = Kind(
+    "'digits', 'npz:PATH' with arrays x and y, 'csv:PATH', 'parquet:PATH', 'images:DIR' or 'masks:DIR'", TEXT.holds
+)
 
 TRACKER = Kind("tensorboard or mlflow", lambda value: value in ("tensorboard", "mlflow"))
 
@@ -87,7 +89,7 @@ class TrainResult:
         return "segmentation" if "test_mean_iou" in card.metrics else "classification"
 
     def __repr__(self) -> str:
-        from normfold.contract.task import METRIC_NAMES
+        from normfold.contract.outputs.metric_names import METRIC_NAMES
 
         name = self.config.card.metric
         value = f"test {METRIC_NAMES[name]} {self.metrics[f'test_{name}']:.4f}"
@@ -145,6 +147,10 @@ def train(
     layout: str | None = None,
     in_memory: bool | None = None,
     workers: int | None = None,
+    validation_data: str | None = None,
+    test_data: str | None = None,
+    group_column: str | None = None,
+    time_column: str | None = None,
     schedule: str | None = None,
     warmup_fraction: float | None = None,
     accumulate: int | None = None,
@@ -156,6 +162,10 @@ def train(
     log: str | None = None,
     config: AnyPath | None = None,
     resume: bool = False,
+    drop: Sequence[str] | None = None,
+    category: Sequence[str] | None = None,
+    missing: str | None = None,
+    missing_value: Sequence[str] | None = None,
     progress: Progress = False,
 ) -> TrainResult:
     """Train a batch-normalised network, and write its best checkpoint to a run folder.
@@ -174,9 +184,9 @@ def train(
         arch: mlp, convnet, resnet, resnet18, resnet34, resnet50, preact_resnet, mobilenet, mobilenet_v2, densenet,
             densenet121, repvgg; temporal for sequences; unet for masks; or module:factory. Default convnet.
         arguments: of the network, by name; or as texts NAME=VALUE.
-        data: digits, npz:PATH, csv:PATH, images:DIR or masks:DIR; a path without a kind is taken as what it is. Default
-            digits.
-        label_column: of a CSV, or a list of several; default the last.
+        data: digits, npz:PATH, csv:PATH, parquet:PATH, images:DIR or masks:DIR; a path without a kind is taken as what
+            it is. Default digits.
+        label_column: of a table, or a list of several; default the last.
         image_size: height and width of images, in pixels; one number for both.
         channels: of images: 1 for greyscale, 3 for RGB. Default 3.
         ignore_index: value in masks of pixels without a class, such as 255; they count nowhere. Default none.
@@ -219,6 +229,10 @@ def train(
             up to 1 GiB are held.
         workers: processes that decode images of a folder; they do not change the result. Default 0 for images in
             memory, otherwise one for each other processor, at most 4.
+        validation_data: the validation split, as `data`. Default a fraction of `data`.
+        test_data: the test split, as `data`. Default a fraction of `data`.
+        group_column: column of a table whose rows of one value stay in one split; it is no input.
+        time_column: column of a table whose latest rows are tested; it is no input.
         schedule: of the learning rate: one-cycle, cosine, step (a tenth after half, and after three quarters), or
             constant. Default one-cycle.
         warmup_fraction: of the steps, before the learning rate's peak. Default 0.3 for one-cycle, otherwise 0.
@@ -233,6 +247,11 @@ def train(
         log: tensorboard or mlflow, which gets the metrics of every epoch.
         config: file of settings, .yaml or .json, or a run folder, whose settings are the defaults.
         resume: continue after the last completed epoch of the run in `out`.
+        drop: columns of a table that are left out.
+        category: columns of a table whose numbers or dates are categories, as texts are.
+        missing: what missing values of a table become: mean, category (an input of its own) or refuse. Default the mean
+            of numbers, a category of texts.
+        missing_value: further texts that mean a missing value in a table, such as "-999".
         progress: True shows a bar on standard error; a function is called after each epoch, with its metrics in words.
 
     Raises:
@@ -251,8 +270,8 @@ def train(
         OSError: the folder cannot be written.
 
     Warns:
-        TrainingWarning: fewer than 32 or more than 256 rows in a batch, processes that are not synchronised, or masks
-            with a value such as 255 that usually marks pixels without a class.
+        TrainingWarning: fewer than 32 or more than 256 rows in a batch, processes that are not synchronised, masks with
+            a value such as 255 that usually marks pixels without a class, or a table's column of names or ids.
         WeightsWarning: what was chosen, converted or left out of a file of weights.
     """
     check(PATH, out=out)
@@ -266,7 +285,9 @@ def train(
     check_optional(NUMBER, threshold=threshold)
     check_optional(TEXT, freeze_bn=freeze_bn, layout=layout)
     check_optional(OPTIONS, arguments=arguments)
-    check_optional(DATA, data=data)
+    check_optional(DATA, data=data, validation_data=validation_data, test_data=test_data)
+    check_optional(TEXT, missing=missing, group_column=group_column, time_column=time_column)
+    check_optional(NAMES, drop=drop, category=category, missing_value=missing_value)
     check_optional(INTEGER, channels=channels, split_seed=split_seed, epochs=epochs, batch_size=batch_size)
     check_optional(INTEGER, patience=patience, seed=seed, ignore_index=ignore_index)
     check_optional(NUMBER, validation_fraction=validation_fraction, test_fraction=test_fraction, lr=lr)
@@ -315,6 +336,14 @@ def train(
         "unit": _names(unit),
         "layout": layout,
         "in_memory": in_memory,
+        "validation_data": validation_data,
+        "test_data": test_data,
+        "group_column": group_column,
+        "time_column": time_column,
+        "drop": drop,
+        "category": category,
+        "missing": missing,
+        "missing_value": missing_value,
     }
     of_training = {
         "epochs": epochs,

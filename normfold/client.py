@@ -30,7 +30,14 @@ from normfold._shared.argument_checks import (
 from normfold._shared.http.connection_pool import ConnectionPool, Response
 from normfold._shared.http.infer_messages import read_infer_response, write_infer_request
 from normfold._shared.http.response_error import to_response_error
-from normfold._shared.predictions import ClassProbability, ImageInput, image_bytes, instances_json, to_prediction
+from normfold._shared.predictions import (
+    ClassProbability,
+    ImageInput,
+    image_bytes,
+    instances_json,
+    to_prediction,
+    warn_of_notes,
+)
 from normfold.errors import ResponseError, UnreachableError
 from normfold.service.codec.binary_tensors import Piece
 
@@ -126,10 +133,15 @@ class Client:
             ArgumentError: an argument cannot be used.
             ResponseError: the service answered with an error.
             UnreachableError: it did not answer.
+
+        Warns:
+            UserWarning: a table's row has a value that the model knows nothing about, such as an unknown category.
         """
         headers = {"Content-Type": "application/json"}
         answer = self._ask("POST", self._path("v1", model, version, ":predict"), (instances_json(rows),), headers)
-        return [to_prediction(one) for one in orjson.loads(answer.body)["predictions"]]
+        record = orjson.loads(answer.body)
+        warn_of_notes(record.get("notes", ()))
+        return [to_prediction(one) for one in record["predictions"]]
 
     def classify(
         self, model: str, image: ImageInput, *, top: int = 5, version: int | None = None

@@ -30,6 +30,7 @@ Each carries its facts as attributes, and one sentence that says what is wrong a
     │   ├── CompilationError                a network cannot be compiled by torch.compile
     │   ├── ConfigFileError                 a file of settings cannot be read, or has a wrong field
     │   ├── FreezingError                   the parameters that are to be frozen are none, or all
+    │   ├── FunctionError                   a loss or metric of your own cannot be found, or fails
     │   ├── RunFolderError                  a run folder exists already, or cannot be resumed
     │   ├── WeightsError                    a file of weights is missing, damaged, or of another network
     │   ├── OnnxExportError                 a torch network cannot be exported to ONNX
@@ -131,6 +132,7 @@ from normfold.models.errors import ConfigFileError as ConfigFileError
 from normfold.models.errors import DataError as DataError
 from normfold.models.errors import DivergedError as DivergedError
 from normfold.models.errors import FreezingError as FreezingError
+from normfold.models.errors import FunctionError as FunctionError
 from normfold.models.errors import LearningRateError as LearningRateError
 from normfold.models.errors import NoRunningStatisticsError as NoRunningStatisticsError
 from normfold.models.errors import OnnxExportError as OnnxExportError

@@ -28,7 +28,8 @@ def audit(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Data to compare with: digits, npz:PATH, csv:PATH, images:DIR or masks:DIR (those of the run).",
+            help="Data to compare with: digits, npz:PATH, csv:PATH, parquet:PATH, images:DIR or masks:DIR "
+            "(those of the run).",
             metavar="DATA",
         ),
     ] = None,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from normfold import LearningRateResult, TrainResult
 
 DATA, TRAINING, FINE_TUNING, TASK, LOOP = "Data", "Training", "Fine-tuning", "Task", "Training loop"
+TABLES = "Tables (csv:PATH, parquet:PATH)"
 
 
 def train(
@@ -35,7 +36,7 @@ def train(
     data: Annotated[
         str | None,
         typer.Option(
-            help="digits, a file or a folder: npz:PATH, csv:PATH, images:DIR or masks:DIR.",
+            help="digits, a file or a folder: npz:PATH, csv:PATH, parquet:PATH, images:DIR or masks:DIR.",
             show_default="digits",
             rich_help_panel=DATA,
         ),
@@ -43,7 +44,7 @@ def train(
     label_column: Annotated[
         list[str] | None,
         typer.Option(
-            help="Label column of csv:PATH; repeatable, or NAME,NAME.", show_default="the last", rich_help_panel=DATA
+            help="Label column of a table; repeatable, or NAME,NAME.", show_default="the last", rich_help_panel=DATA
         ),
     ] = None,
     image_size: Annotated[
@@ -259,6 +260,63 @@ def train(
             rich_help_panel=DATA,
         ),
     ] = None,
+    validation_data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA", help="Validation split, as --data.", show_default="a fraction", rich_help_panel=DATA
+        ),
+    ] = None,
+    test_data: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Test split, as --data.", show_default="a fraction", rich_help_panel=DATA),
+    ] = None,
+    group_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Column of a table whose rows of one value stay in one split.",
+            show_default="none",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    time_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Column of a table whose latest rows are tested.",
+            show_default="none",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Column that is left out; repeatable.", rich_help_panel=TABLES),
+    ] = None,
+    category: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Column whose numbers or dates are categories, as texts are; repeatable.",
+            rich_help_panel=TABLES,
+        ),
+    ] = None,
+    missing: Annotated[
+        str | None,
+        typer.Option(
+            metavar="POLICY",
+            help="What missing values become: mean, category (an input that says so) or refuse.",
+            show_default="mean of numbers, category of texts",
+            rich_help_panel=TABLES,
+        ),
+    ] = None,
+    missing_value: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Text that means a missing value, beside NA, NaN, null, ? and an empty cell; repeatable.",
+            rich_help_panel=TABLES,
+        ),
+    ] = None,
     schedule: Annotated[
         str | None,
         typer.Option(
@@ -408,6 +466,10 @@ def train(
                 layout=layout,
                 in_memory=in_memory,
                 workers=workers,
+                validation_data=validation_data,
+                test_data=test_data,
+                group_column=group_column,
+                time_column=time_column,
                 schedule=schedule,
                 warmup_fraction=warmup_fraction,
                 accumulate=accumulate,
@@ -419,6 +481,10 @@ def train(
                 log=log,
                 config=config,
                 resume=resume,
+                drop=drop or None,
+                category=category or None,
+                missing=missing,
+                missing_value=missing_value or None,
                 progress=True,
             )
     except KeyboardInterrupt as error:

@@ -35,9 +35,9 @@ class _Record(BaseModel):
 
 
 class MonitoredLayer(_Record):
-    """A BatchNormalization whose outputs are monitored for drift."""
+    """A BatchNormalization whose outputs are monitored for drift, or the input of a table's network."""
 
-    node: str = Field(description="Name of the node in the unfolded network.")
+    node: str = Field(description="Name of the node in the unfolded network, or of the input.")
     means: str = Field(description="Output of monitor.onnx with the means of u, (rows, channels).")
     squares: str = Field(description="Output of monitor.onnx with the means of u², (rows, channels).")
     variances: tuple[float, ...] = Field(
@@ -45,6 +45,11 @@ class MonitoredLayer(_Record):
     )
     channels: tuple[int, ...] | None = Field(
         default=None, description="Indices of the monitored channels in the layer; null for all, in order."
+    )
+    names: tuple[str, ...] | None = Field(
+        default=None,
+        exclude_if=lambda names: names is None,
+        description="Names of the monitored channels, where these are the inputs of a table's columns; else absent.",
     )
     threshold: float | None = Field(
         default=None, gt=0, description="Scores above it are drift; null if there were no validation data to set it."
@@ -54,6 +59,8 @@ class MonitoredLayer(_Record):
     def _check_channels(self) -> Self:
         if self.channels is not None and len(self.channels) != len(self.variances):
             raise ValueError(f"{len(self.channels)} channels have {len(self.variances)} variances")
+        if self.names is not None and len(self.names) != len(self.variances):
+            raise ValueError(f"{len(self.names)} names have {len(self.variances)} variances")
         return self
 
     @property

@@ -9,7 +9,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from normfold.contract.task import METRIC_NAMES
+from normfold.contract.outputs.metric_names import METRIC_NAMES
 from normfold.display.terminal.precision import precision_record
 
 if TYPE_CHECKING:

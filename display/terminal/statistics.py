@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from normfold.contract.task import METRIC_NAMES
+from normfold.contract.outputs.metric_names import METRIC_NAMES
 
 if TYPE_CHECKING:
     from normfold.contract.source_card import RunningStatistics

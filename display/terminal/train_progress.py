@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from normfold.contract.task import METRIC_NAMES
+from normfold.contract.outputs.metric_names import METRIC_NAMES
 from normfold.display.terminal.console import err
 
 if TYPE_CHECKING:

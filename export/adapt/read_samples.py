@@ -1,7 +1,8 @@
 """Read unlabelled samples to recalibrate statistics from: a folder of images, a table, or arrays.
 
     FOLDER   PNG and JPEG files, in the order of their names, decoded and standardised as the bundle's card says
-    .csv     rows with a header; columns that the card does not name, such as labels, are ignored
+    .csv, .tsv, .parquet
+             rows with a header; columns that the card does not name, such as labels, are ignored
     .npz     `x`, raw inputs as training data have them; or an array for each input of the network, tensors as it takes
              them; any further array, such as `y`, is ignored
     STATE    the state folder of a service that keeps recent inputs: those of this version, of all its processes
@@ -11,8 +12,6 @@ The network is the unfolded one: where the bundle takes pixels, it takes them st
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,16 +29,17 @@ from normfold.contract.drift.samples import (
 )
 from normfold.contract.errors import RawInputError
 from normfold.contract.manifest import Manifest
-from normfold.contract.preprocess import ImagePreprocessing, Preprocessing, RowPreprocessing
+from normfold.contract.preprocess import ImagePreprocessing, Preprocessing
+from normfold.contract.tables.table_file import SUFFIXES
 from normfold.export.adapt.samples import (
     RAW,
     SampleFormat,
     Samples,
     as_pixels,
     raw_samples,
-    standardised_samples,
     tensor_samples,
 )
+from normfold.export.adapt.table_samples import table_samples
 from normfold.export.arrays import Tensor
 from normfold.export.errors import SampleError
 from normfold.export.verify.inputs import read_arrays
@@ -52,7 +52,7 @@ def read_samples(path: Path, expected: SampleFormat, as_tensors: bool | None = N
     """Read samples; pictures are decoded later, when their turn comes.
 
     Args:
-        path: a folder, or an .npz or .csv file.
+        path: a folder, or an .npz, .csv or .parquet file.
         expected: that of the network.
         as_tensors: whether an .npz holds tensors; None to decide by the names of its arrays.
 
@@ -62,11 +62,11 @@ def read_samples(path: Path, expected: SampleFormat, as_tensors: bool | None = N
     """
     if path.is_dir():
         return _pictures(path, expected)
-    if path.suffix.lower() == ".csv":
-        return _table(path, expected)
+    if path.suffix.lower() in SUFFIXES:
+        return table_samples(path, expected)
     if path.suffix.lower() == ".npz":
         return _archive(path, expected, as_tensors)
-    raise SampleError(f"{str(path)!r} is not a folder of images, nor an .npz or .csv file.")
+    raise SampleError(f"{str(path)!r} is not a folder of images, nor an .npz, .csv or .parquet file.")
 
 
 def read_samples_of_file(
@@ -146,40 +146,6 @@ def _decode(preprocessing: ImagePreprocessing, file: Path) -> Tensor:
         raise SampleError(f"{str(file)!r} cannot be read: {error.strerror}.") from None
     except RawInputError as error:
         raise SampleError(f"{str(file)!r} cannot be used: {error}") from None
-
-
-def _table(path: Path, expected: SampleFormat) -> Samples:
-    preprocessing = expected.preprocessing
-    if not isinstance(preprocessing, RowPreprocessing):
-        raise SampleError(f"{str(path)!r} is a table, and the network has no card that says how to read rows.")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(_rows(path, csv.reader(file), preprocessing))
-    except OSError as error:
-        raise SampleError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise SampleError(f"{str(path)!r} is not a comma-separated UTF-8 table: {error}.") from None
-    table = np.array(rows).reshape(len(rows), len(preprocessing.columns))
-    return standardised_samples(table, preprocessing, expected)
-
-
-def _rows(path: Path, lines: Iterator[list[str]], preprocessing: RowPreprocessing) -> Iterator[Tensor]:
-    header = next(lines, [])
-    missing = [column for column in preprocessing.columns if header.count(column) != 1]
-    if missing:
-        raise SampleError(f"{str(path)!r} must have one column {missing[0]!r}; its columns are {header}.")
-    places = [header.index(column) for column in preprocessing.columns]
-    for number, cells in enumerate(lines, start=2):
-        if not cells:
-            continue
-        if len(cells) != len(header):
-            raise SampleError(f"Row {number} of {str(path)!r} has {len(cells)} values, the header {len(header)}.")
-        try:
-            yield preprocessing.decode([float(cells[place]) for place in places])
-        except ValueError as error:
-            raise SampleError(f"Row {number} of {str(path)!r} cannot be used: {error}.") from None
-        except RawInputError as error:
-            raise SampleError(f"Row {number} of {str(path)!r} cannot be used: {error}") from None
 
 
 def _archive(path: Path, expected: SampleFormat, as_tensors: bool | None) -> Samples:

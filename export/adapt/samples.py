@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from normfold.contract.preprocess import ImagePreprocessing, Preprocessing, RowPreprocessing
+from normfold.contract.tables.preprocessing import TablePreprocessing
 from normfold.export.arrays import Tensor, is_float
 from normfold.export.errors import IdenticalSamplesError, SampleCountError, SampleError
 from normfold.export.graph.pixels import Pixels, from_pixels
@@ -122,6 +123,8 @@ def raw_samples(
         SampleError: they are not what the card describes, or a value is not finite.
     """
     array, where = arrays[RAW], f"the array {RAW!r} of {str(path)!r}"
+    if isinstance(preprocessing, TablePreprocessing):
+        raise SampleError(f"{str(path)!r} holds raw inputs; those of this network are rows with texts: give a .csv.")
     if array.dtype.kind not in "iuf":
         raise SampleError(f"{_capitalised(where)} is {array.dtype}; it must hold real numbers.")
     sample = preprocessing.sample_shape

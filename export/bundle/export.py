@@ -26,10 +26,11 @@ from normfold.contract.manifest import (
     class_axis,
     sha256_of,
 )
+from normfold.contract.outputs.task import Regression
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.contract.record import to_json
 from normfold.contract.source_card import SourceCard
-from normfold.contract.task import Regression
+from normfold.contract.tables.preprocessing import TablePreprocessing
 from normfold.export.bundle.calibrate import calibrate
 from normfold.export.bundle.folded_network import Conversion, FoldedNetwork
 from normfold.export.bundle.recorded_ranges import RangeRecorder
@@ -155,7 +156,7 @@ def export_bundle(
         monitor = None
         if monitoring and verification.batchable and verification.engine is Engine.ONNXRUNTIME:
             progress("calibrating the drift monitor")
-            monitor = _write_monitor(source, folder, pixels, calibration)
+            monitor = _write_monitor(source, folder, pixels, card, calibration)
         served, precision = model, None
         if convert is not None:
             network = FoldedNetwork(
@@ -197,14 +198,15 @@ def export_bundle(
 
 
 def _write_monitor(
-    source: Path, folder: Path, pixels: FromPixels | None, calibration: Path | Inputs | None
+    source: Path, folder: Path, pixels: FromPixels | None, card: SourceCard, calibration: Path | Inputs | None
 ) -> Monitor | None:
     """Write monitor.onnx and monitor.json; neither, and None is returned, where no layer can be monitored.
 
     Raises:
         ModelInputError: the calibration rows cannot be used.
     """
-    layers = save_monitor(source, folder / MONITOR_NAME, pixels)
+    table = card.preprocessing if isinstance(card.preprocessing, TablePreprocessing) else None
+    layers = save_monitor(source, folder / MONITOR_NAME, pixels, table)
     if not layers:
         return None
     monitor = calibrate(folder / MONITOR_NAME, layers, calibration)

@@ -19,7 +19,9 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
 from normfold.contract.drift.monitor import MonitoredLayer
+from normfold.contract.tables.preprocessing import TablePreprocessing
 from normfold.export.bundle.evenly_spaced import evenly_spaced
+from normfold.export.bundle.monitor_columns import monitor_columns
 from normfold.export.fold.batchnorm_parameters import BatchNorm
 from normfold.export.fold.fold import fold
 from normfold.export.graph.editor import Editor
@@ -64,13 +66,16 @@ class _NormOutput:
         return np.flatnonzero(alive)
 
 
-def save_monitor(source: Path, path: Path, pixels: FromPixels | None = None) -> list[MonitoredLayer]:
+def save_monitor(
+    source: Path, path: Path, pixels: FromPixels | None = None, table: TablePreprocessing | None = None
+) -> list[MonitoredLayer]:
     """Write the graph that monitors a network.
 
     Args:
         source: the unfolded model.
         path: to write to.
         pixels: the served network takes 8-bit pixels, and so does this.
+        table: of the card of a network of tables; its columns are monitored too, before the layers.
 
     Returns:
         The layers that it monitors, from the front to the back; none, and nothing is written, where no value of the
@@ -90,7 +95,8 @@ def save_monitor(source: Path, path: Path, pixels: FromPixels | None = None) -> 
     if not chosen:
         return []
     editor = Editor(model.graph)
-    layers = [_monitor(editor, one) for one in chosen]
+    columns = [] if table is None else [monitor_columns(editor, table)]
+    layers = columns + [_monitor(editor, one) for one in chosen]
     outputs = {value.name: value for node in model.graph for value in node.outputs}
     del model.graph.outputs[:]
     model.graph.outputs.extend(outputs[name] for layer in layers for name in (layer.means, layer.squares))

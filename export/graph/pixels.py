@@ -63,7 +63,7 @@ def from_pixels(preprocessing: Preprocessing | None) -> FromPixels:
         PixelError: it is of rows or sequences.
     """
     if preprocessing is not None and not isinstance(preprocessing, ImagePreprocessing):
-        kind = {"row": "rows of a table", "sequence": "sequences"}[preprocessing.kind]
+        kind = {"row": "rows of a table", "table": "rows of a table", "sequence": "sequences"}[preprocessing.kind]
         raise PixelError(f"The card's preprocessing is of {kind}; only images are made of pixels.")
     return FromPixels(preprocessing)
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from normfold.contract.outputs.task import Regression
 from normfold.contract.precision.record import DEFAULT_MAX_DROP, PrecisionKind, Recipe
 from normfold.contract.source_card import SourceCard
-from normfold.contract.task import Regression
 from normfold.export.adapt.samples import MIN_SAMPLES, Samples, require_usable
 from normfold.export.adapt.split_samples import split_samples
 from normfold.export.arrays import Tensor

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from normfold.contract.arrays import Float32Array
+from normfold.contract.tables.preprocessing import TablePreprocessing
 from normfold.models.batchnorm.audit import Subject
 from normfold.models.batchnorm.recalibrate_run import load_training_data
 from normfold.models.data.data import DataConfig, Dataset, load_dataset
@@ -69,7 +69,7 @@ def load_given_data(source: str) -> Dataset:
     """Load data for a network without a source card, standardised by their own training split.
 
     Args:
-        source: as in DataConfig: digits, npz:PATH, csv:PATH, images:DIR or masks:DIR.
+        source: as in DataConfig: digits, npz:PATH, csv:PATH, parquet:PATH, images:DIR or masks:DIR.
 
     Raises:
         DataError: see `load_dataset`.
@@ -80,14 +80,15 @@ def load_given_data(source: str) -> Dataset:
 def _given_rows(config: RunConfig, source: str) -> Float32Array:
     """Return all rows of other data, read and standardised as the run's own."""
     read_as = config.data or DataConfig()
-    dataset = _load(read_as.model_copy(update={"source": source}))
-    if dataset.input_shape != config.architecture.input_shape:
+    dataset = _load(read_as.model_copy(update={"source": source, "validation_data": None, "test_data": None}))
+    is_table = isinstance(config.card.preprocessing, TablePreprocessing)
+    if not is_table and dataset.input_shape != config.architecture.input_shape:
         raise DataError(
             f"Data {source!r} have samples of shape {list(dataset.input_shape)}; "
             f"the network takes {list(config.architecture.input_shape)}."
         )
     if config.card.preprocessing is not None:
-        dataset = dataclasses.replace(dataset, preprocessing=config.card.preprocessing)
+        dataset = dataset.with_preprocessing(config.card.preprocessing)
     return dataset.tensors(np.arange(len(dataset.x)))
 
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normfold.contract.audit.findings import StatisticsDifference
+from normfold.contract.outputs.metric_names import METRIC_NAMES
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.contract.source_card import LayerStatisticsChange, RunningStatistics
-from normfold.contract.task import METRIC_NAMES
 from normfold.models.data.data import Dataset, load_dataset
 from normfold.models.data.loading.rows import rows_of
 from normfold.models.data.splits import IndexArray

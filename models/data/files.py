@@ -1,10 +1,8 @@
-"""Readers of data files: NumPy archives and tables."""
+"""Samples as they are read, and the reader of NumPy archives."""
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,14 +11,8 @@ import numpy as np
 
 from normfold.contract.arrays import Array
 from normfold.models.data.image_files.decoded import DecodedImages, DecodedMasks
-from normfold.models.data.targets import (
-    BY_VALUES,
-    TargetOptions,
-    Targets,
-    label_columns,
-    read_targets,
-    read_text_targets,
-)
+from normfold.models.data.tables.read_table import Table
+from normfold.models.data.targets import BY_VALUES, TargetOptions, Targets, read_targets
 from normfold.models.errors import DataError
 
 FLOAT32_MAX = np.float64(np.finfo(np.float32).max)
@@ -45,6 +37,12 @@ class RawData:
     """For images: the raw value of full intensity."""
     background: float = 1.0
     """For images: intensity behind transparent pixels, 0 to 1."""
+    groups: Array | None = None
+    """Group of each row, (N,): rows of one group are in one split."""
+    times: Array | None = None
+    """Time of each row, (N,): the latest rows are tested."""
+    table: Table | None = None
+    """For rows of a table: its columns, whose values are `x`."""
 
 
 def read_npz(path: Path, options: TargetOptions = BY_VALUES, layout: Literal["nchw", "nhwc"] = "nchw") -> RawData:
@@ -58,6 +56,8 @@ def read_npz(path: Path, options: TargetOptions = BY_VALUES, layout: Literal["nc
         channels    for sequences: names of the channels
         value_max   optional, for images: value of full intensity; by default 255 for uint8, 65535 for uint16, and the
                     largest value of `x` for other dtypes
+        groups      optional: (N,), group of each sample; rows of one group are in one split
+        times       optional: (N,), time of each sample; the latest are tested
 
     Args:
         path: of the .npz file.
@@ -71,6 +71,7 @@ def read_npz(path: Path, options: TargetOptions = BY_VALUES, layout: Literal["nc
         TrainingWarning: see `read_targets`.
     """
     arrays = _load_arrays(path)
+    groups, times = (_one_a_row(arrays, name, path) for name in ("groups", "times"))
     x, y = _require(arrays, "x", path), _require(arrays, "y", path)
     if x.dtype.kind not in "iuf":
         raise DataError(f"Array 'x' of {str(path)!r} is of dtype {x.dtype}; it must hold real numbers.")
@@ -95,12 +96,12 @@ def read_npz(path: Path, options: TargetOptions = BY_VALUES, layout: Literal["nc
                 f"{str(path)!r} names {len(channels)} channels, so 'x' must be sequences (N, {len(channels)}, length); "
                 f"it is {list(x.shape)}."
             )
-        return RawData(x, numbers, labels, channels=channels)
+        return RawData(x, numbers, labels, channels=channels, groups=groups, times=times)
     if x.ndim == 2:
         columns = _names(arrays, "columns", path) or tuple(f"x{index}" for index in range(x.shape[1]))
         if len(columns) != x.shape[1]:
             raise DataError(f"{str(path)!r} names {len(columns)} columns, but 'x' has {x.shape[1]}.")
-        return RawData(x, numbers, labels, columns=columns)
+        return RawData(x, numbers, labels, columns=columns, groups=groups, times=times)
     if x.ndim == 3:
         x = x[:, None]
     if x.ndim != 4 or x.shape[1] not in (1, 3):
@@ -108,52 +109,25 @@ def read_npz(path: Path, options: TargetOptions = BY_VALUES, layout: Literal["nc
             f"Array 'x' of {str(path)!r} must be images (N, H, W) or (N, C, H, W) with 1 or 3 channels, "
             f"or rows (N, columns); it is {list(arrays['x'].shape)}.{_layout_remedy(x)}"
         )
-    return RawData(x, numbers, labels, value_max=_full_intensity(x, arrays.get("value_max"), path))
+    value_max = _full_intensity(x, arrays.get("value_max"), path)
+    return RawData(x, numbers, labels, value_max=value_max, groups=groups, times=times)
 
 
-def read_csv(path: Path, label_column: str | tuple[str, ...] | None, options: TargetOptions = BY_VALUES) -> RawData:
-    """Read a comma-separated table with a header, label columns, and numbers in all other columns.
-
-    Args:
-        path: of the file, UTF-8.
-        label_column: name of the label column, or names of several; None for the last.
-        options: task.
-
-    Raises:
-        DataError: the file or label column is missing, or a value is missing or not a finite float32 number; row and
-            column are named.
-    """
-    lines = _csv_lines(path)
-    _, header = next(lines, (0, []))
-    if len(header) < 2 or len(set(header)) != len(header):
-        raise DataError(f"{str(path)!r} needs a header of at least two columns with different names, got {header}.")
-    chosen = (header[-1],) if label_column is None else label_columns(label_column, header)
-    for column in chosen:
-        if column not in header:
-            raise DataError(f"{str(path)!r} has no column {column!r}; its columns are: {', '.join(header)}.")
-    if len(chosen) == len(header):
-        raise DataError(f"{str(path)!r} has no column beside those of labels.")
-    rows: list[list[float]] = []
-    texts: list[list[str]] = []
-    for number, cells in lines:
-        if len(cells) != len(header):
-            raise DataError(f"Row {number} of {str(path)!r} has {len(cells)} values, the header {len(header)}.")
-        texts.append([cells[header.index(column)].strip() for column in chosen])
-        for column, text in zip(chosen, texts[-1], strict=True):
-            if not text:
-                raise DataError(f"Row {number} of {str(path)!r} has no value in column {column!r}.")
-        rows.append(
-            [
-                _read_number(cell, number, column, path)
-                for column, cell in zip(header, cells, strict=True)
-                if column not in chosen
-            ]
+def _one_a_row(arrays: dict[str, Array], name: str, path: Path) -> Array | None:
+    """Return an optional array with a value for each sample, none missing."""
+    if name not in arrays or "x" not in arrays:
+        return None
+    array, kinds = arrays[name], "iufUM" if name == "times" else "iuU"
+    if array.ndim != 1 or len(array) != len(arrays["x"]) or array.dtype.kind not in kinds:
+        of = "numbers, dates or texts" if name == "times" else "whole numbers or texts"
+        raise DataError(
+            f"Array {name!r} of {str(path)!r} must hold {of}, one for each sample; it is of dtype {array.dtype} and "
+            f"shape {list(array.shape)}."
         )
-    if not rows:
-        raise DataError(f"{str(path)!r} has a header and no rows.")
-    targets, labels = read_text_targets(np.asarray(texts), chosen, path, options)
-    columns = tuple(column for column in header if column not in chosen)
-    return RawData(np.asarray(rows, np.float64), targets, labels, columns=columns)
+    missing = np.isnat(array) if array.dtype.kind == "M" else array != array  # NaN is not itself
+    if missing.any():
+        raise DataError(f"Array {name!r} of {str(path)!r} has no value for sample {int(np.argmax(missing))}.")
+    return array
 
 
 def _channels_first(x: Array, path: Path) -> Array:
@@ -242,31 +216,3 @@ def _full_intensity(x: Array, given: Array | None, path: Path) -> float:
         return float(np.iinfo(x.dtype).max)
     maximum = float(x.max())
     return maximum if maximum > 0 else 1.0
-
-
-def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number of each line, from 1, and its cells; blank lines are left out."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            for cells in reader:
-                if cells:
-                    yield reader.line_num, cells
-    except OSError as error:
-        raise DataError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{str(path)!r} is not a comma-separated UTF-8 table: {error}.") from None
-
-
-def _read_number(cell: str, row: int, column: str, path: Path) -> float:
-    if not cell.strip():
-        raise DataError(f"Row {row} of {str(path)!r} has no value in column {column!r}.")
-    try:
-        value = float(cell)
-    except ValueError:
-        value = math.nan
-    if not abs(value) <= FLOAT32_MAX:  # NaN too
-        raise DataError(
-            f"Row {row} of {str(path)!r} has {cell!r} in column {column!r}, which is not a finite float32 number."
-        )
-    return value

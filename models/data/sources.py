@@ -10,12 +10,15 @@ from normfold.models.errors import DataError, TrainingWarning
 
 DIGITS = "digits"
 
-SUFFIXES = {".npz": "npz", ".csv": "csv"}
+SUFFIXES = {".npz": "npz", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 """Kinds of files by the ends of their names."""
 
-KINDS = (*SUFFIXES.values(), "images", "masks")
+TABLES = ("csv", "parquet")
+"""Kinds of tables."""
 
-FORMS = "digits, npz:PATH, csv:PATH, images:DIR or masks:DIR"
+KINDS = ("npz", *TABLES, "images", "masks")
+
+FORMS = "digits, npz:PATH, csv:PATH, parquet:PATH, images:DIR or masks:DIR"
 
 
 def find_source(source: str) -> tuple[str, Path]:

@@ -147,7 +147,7 @@ def read_text_targets(
         if options.task == "classification" or (options.task is None and not is_fraction):
             return read_targets(texts[:, 0], None, path, options)
     if numbers is None:
-        row, column = next((r, c) for r, c in np.ndindex(*texts.shape) if not _is_number(texts[r, c]))
+        row, column = next((r, c) for r, c in np.ndindex(*texts.shape) if not _is_number(str(texts[r, c])))
         raise DataError(
             f"Sample {row} (counted from 0) of {str(path)!r} has {str(texts[row, column])!r} in the label column "
             f"{names[column]!r}; it must be a number{', since there are several columns' * (len(names) > 1)}."

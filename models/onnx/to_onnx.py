@@ -21,9 +21,9 @@ from torch.utils._pytree import tree_flatten_with_path
 
 from normfold.contract.atomic_write import write_atomically
 from normfold.contract.errors import first_line
+from normfold.contract.outputs.task import Regression
 from normfold.contract.record import to_json
 from normfold.contract.source_card import SourceCard
-from normfold.contract.task import Regression
 from normfold.models.errors import NoRunningStatisticsError, OnnxExportError, TrainModeError
 from normfold.models.onnx.graph import clean_up, count_nodes, serialise
 from normfold.models.onnx.trace import trace

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from normfold.contract.task import Target
+from normfold.contract.outputs.task import Target
 
 
 class InUnits(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from normfold.contract.task import DEFAULT_THRESHOLD
+from normfold.contract.outputs.task import DEFAULT_THRESHOLD
 from normfold.models.data.data import Dataset
 from normfold.models.errors import DataError
 from normfold.models.tasks.classification import Classification

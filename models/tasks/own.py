@@ -26,8 +26,8 @@ class OwnFunctions(Task):
         Args:
             task: below.
             loss: module:function that returns a scalar tensor of outputs and targets; None: the task's.
-            metrics: module:function each that returns a number of all outputs and targets, on the CPU; the function's
-                name is the metric's.
+            metrics: module:function each that returns a number of all outputs and targets, on the CPU, in units; the
+                function's name is the metric's.
 
         Raises:
             FunctionError: there is no such function, or two metrics have one name.
@@ -77,6 +77,10 @@ class OwnFunctions(Task):
         """Return a meter of the task below, with the user's loss and metrics."""
         return _OwnMeter(self, self.task.new_meter(is_final=is_final), self._metrics, self._loss is not None)
 
+    def in_units(self, values: Tensor) -> Tensor:
+        """Return those of the task below."""
+        return self.task.in_units(values)
+
     def allowed_fall(self, score: float, rows: int) -> float:
         """Return that of the task below."""
         return self.task.allowed_fall(score, rows)
@@ -94,7 +98,7 @@ class _OwnMeter(Meter):
             self.loss += self.task.loss(outputs, y).item() * len(y)
             self.rows += len(y)
         if self.metrics:
-            self.batches.append((outputs.cpu(), y.cpu()))
+            self.batches.append((self.task.in_units(outputs.cpu()), self.task.in_units(y.cpu())))
 
     def result(self) -> Result:
         found = self.meter.result()

@@ -66,6 +66,11 @@ class Regression(Task):
         """Return a meter of loss, R², MAE and RMSE."""
         return ValueMeter(self.names, self.scale)
 
+    def in_units(self, values: Tensor) -> Tensor:
+        """Return standardised values, (N, targets), in the units of the targets: float64."""
+        mean, std = (torch.from_numpy(array).to(values.device) for array in (self.scale.mean, self.scale.std))
+        return values.double() * std + mean
+
     def allowed_fall(self, score: float, rows: int) -> float:
         """Return the largest fall of R² that is not significant: one standard error.
 

@@ -80,6 +80,10 @@ class Task(ABC):
         """Return the figure by which epochs are compared; more is better."""
         return result.metrics[self.metric]
 
+    def in_units(self, values: Tensor) -> Tensor:
+        """Return outputs or targets of the loss in the units that users know."""
+        return values
+
     def allowed_fall(self, score: float, rows: int) -> float:
         """Return the largest fall of the score that is not significant.
 

@@ -26,9 +26,9 @@ from safetensors.torch import save
 from torch import nn
 
 from normfold.contract.atomic_write import write_atomically
+from normfold.contract.outputs.task import DEFAULT_THRESHOLD, MultiLabel, Regression, Target
 from normfold.contract.record import first_validation_error, to_json
 from normfold.contract.source_card import SourceCard
-from normfold.contract.task import DEFAULT_THRESHOLD, MultiLabel, Regression, Target
 from normfold.models.architectures.registry import Architecture, build
 from normfold.models.data.data import DataConfig, Dataset
 from normfold.models.errors import DataError, WeightsError
@@ -43,7 +43,7 @@ SCHEMA_VERSION = 1
 LOGITS = "logits"
 """Name of the output of a network that was trained for classes or labels."""
 
-DATA_FIELDS = ("preprocessing", "labels", "logits", "task")
+DATA_FIELDS = ("preprocessing", "labels", "task")
 """Fields of a source card that are of the data."""
 
 VALUES = "values"
@@ -133,8 +133,8 @@ def make_run_config(
 def make_card(dataset: Dataset, data: DataConfig, train: TrainConfig | None, origin: str = "") -> SourceCard:
     """Return the source card of a network that is trained on a data set: preprocessing, and what its outputs mean."""
     if dataset.target_scale is not None:
-        scale, units = dataset.target_scale, data.unit or (None,)
-        units = units if len(units) > 1 else units * len(dataset.labels)
+        scale, given = dataset.target_scale, data.unit or (None,)
+        units: tuple[str | None, ...] = given if len(given) > 1 else given * len(dataset.labels)
         targets = tuple(
             Target(name=name, unit=unit, mean=float(mean), std=float(std))
             for name, unit, mean, std in zip(dataset.labels, units, scale.mean, scale.std, strict=True)

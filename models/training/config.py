@@ -123,8 +123,8 @@ class TrainConfig(BaseModel):
         default=None,
         description="module:function of the user's own loss, called with outputs and targets; null: the task's.",
     )
-    metric: tuple[str, ...] = Field(
-        default=(), description="module:function of metrics of the user's own, called with all outputs and targets."
+    metric: tuple[str, ...] | None = Field(
+        default=None, description="module:function of metrics of the user's own, called with all outputs and targets."
     )
     class_weights: Literal["balanced"] | tuple[float, ...] | None = Field(
         default=None,

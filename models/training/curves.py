@@ -11,7 +11,7 @@ import numpy as np
 
 from normfold.contract.arrays import Array
 from normfold.contract.atomic_write import write_atomically
-from normfold.contract.task import METRIC_NAMES
+from normfold.contract.outputs.metric_names import METRIC_NAMES
 from normfold.models.tasks.task import Task
 from normfold.models.training.metrics import EpochMetrics
 

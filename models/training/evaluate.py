@@ -32,7 +32,7 @@ def task_of_run(dataset: Dataset, settings: TrainConfig | None) -> Task:
         weights=settings.class_weights,
         threshold=settings.threshold,
         loss=settings.loss,
-        metrics=settings.metric,
+        metrics=settings.metric or (),
     )
 
 

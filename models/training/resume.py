@@ -155,7 +155,7 @@ def check_same_run(folder: Path, progress: Progress, given: RunConfig) -> None:
         RunFolderError: a setting differs, which is named, the data have changed, or the epochs are fewer than are done.
     """
     recorded = progress.config
-    for part in ("architecture", "data", "train"):
+    for part in ("data", "architecture", "train"):
         before, now = getattr(recorded, part), getattr(given, part)
         for field in type(before).model_fields:
             if field not in MAY_CHANGE and getattr(before, field) != getattr(now, field):

@@ -96,7 +96,7 @@ def check_as_tensors(as_tensors: bool | None, samples: str | os.PathLike[str] | 
         return
     if samples is None:
         raise ArgumentError("`as_tensors` states what `samples` hold, and none are given.")
-    if Path(samples).is_dir() or Path(samples).suffix.lower() == ".csv":
+    if Path(samples).is_dir() or Path(samples).suffix.lower() in (".csv", ".tsv", ".parquet"):
         raise ArgumentError(f"`as_tensors` states what an .npz holds; {str(samples)!r} is none.")
 
 

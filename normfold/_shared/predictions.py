@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,16 @@ def instances_json(rows: Any) -> bytes:
         return orjson.dumps({"instances": instances}, option=orjson.OPT_SERIALIZE_NUMPY)
     except TypeError as error:
         raise ArgumentError(f"`rows` cannot be written as JSON: {error}.") from None
+
+
+def warn_of_notes(notes: Iterable[Mapping[str, Any]]) -> None:
+    """Warn of values of a table's rows that the model knows nothing about, at the caller's caller.
+
+    Args:
+        notes: as the service's answer has them.
+    """
+    for one in notes:
+        warnings.warn(f"Row {one['instance']}: {one['note']}", UserWarning, stacklevel=3)
 
 
 def to_prediction(answer: Any) -> Any:

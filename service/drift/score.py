@@ -93,12 +93,16 @@ class WindowSums:
 
 @dataclass(frozen=True)
 class ChannelDrift:
-    """One channel of a layer: its index, its divergence in nats, mean and standard deviation of u (training: 0, 1)."""
+    """One channel of a layer: its index, its divergence in nats, mean and standard deviation of u (training: 0, 1).
+
+    `name` is that of a table's input, such as "city is 'Bern'"; None in other layers.
+    """
 
     channel: int
     score: float
     mean: float
     std: float
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,11 @@ def _score_layer(layer: MonitoredLayer, sums: LayerSums, weight: float, is_full:
     score = float(scores.mean())
     channels = tuple(
         ChannelDrift(
-            layer.channel_indices[place], float(scores[place]), float(means[place]), float(np.sqrt(variances[place]))
+            layer.channel_indices[place],
+            float(scores[place]),
+            float(means[place]),
+            float(np.sqrt(variances[place])),
+            None if layer.names is None else layer.names[place],
         )
         for place in np.argsort(-scores, kind="stable")[:max_channels]
     )

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from normfold.contract.manifest import Manifest
-from normfold.contract.task import MultiLabel, Regression
+from normfold.contract.outputs.task import MultiLabel, Regression
 from normfold.service.codec.json_tensors import Array, to_json
 from normfold.service.errors import RunError
 from normfold.service.repository.loaded_model import Model
@@ -63,7 +63,7 @@ def sigmoid(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Return 1 / (1 + exp(-logit)) in float64; no exponential is of a positive number, so that none overflows."""
     wide = np.asarray(logits, np.float64)
     power = np.exp(-np.abs(wide))
-    return np.where(wide >= 0, 1.0, power) / (1 + power)
+    return np.asarray(np.where(wide >= 0, 1.0, power) / (1 + power))
 
 
 def _find_logits(manifest: Manifest, rank: int) -> str | None:

@@ -21,6 +21,7 @@ from normfold.contract.preprocess import ImagePreprocessing, Preprocessing
 from normfold.service.batching.request_connection import RequestConnection
 from normfold.service.codec.json_tensors import DTYPES, Array, array_from_nested, to_json
 from normfold.service.codec.signature import shape_matches
+from normfold.service.codec.table_rows import RowNotes
 from normfold.service.errors import InvalidRequestError, UnsuitableModelError
 from normfold.service.inference.answers import find_answer, find_pixel_logits, ranks_labels
 from normfold.service.observability.request_trace import RequestTrace
@@ -33,8 +34,15 @@ Answered = Callable[[Sequence[Run]], None]
 """Takes the runs of a request that is answered."""
 
 
-def read_instances(record: Mapping[str, Any], manifest: Manifest) -> list[dict[str, Array]]:
+def read_instances(
+    record: Mapping[str, Any], manifest: Manifest, notes: RowNotes | None = None
+) -> list[dict[str, Array]]:
     """Read {"instances": [...]} and preprocess each instance.
+
+    Args:
+        record: the request.
+        manifest: of the model.
+        notes: gets what is missing or unknown in rows of a table.
 
     Returns:
         The tensors of each instance by input, without the row axis.
@@ -51,7 +59,8 @@ def read_instances(record: Mapping[str, Any], manifest: Manifest) -> list[dict[s
         if not spec.shape or spec.shape[0] not in (-1, 1):
             reason = f"takes {spec.name!r} as {list(spec.shape)}, which is not one row after another; use infer."
             raise UnsuitableModelError(manifest.name, reason)
-    return [_read_instance(instance, f"Instance {index}", manifest) for index, instance in enumerate(instances)]
+    notes = notes or RowNotes()
+    return [_read_instance(instance, index, manifest, notes) for index, instance in enumerate(instances)]
 
 
 def read_image(data: bytes, model: Model, max_pixels: int) -> list[dict[str, Array]]:
@@ -138,11 +147,11 @@ def rank_classes(prediction: Mapping[str, Any], labels: Sequence[str], top: int)
     return [{"label": labels[index], "index": index, "probability": probabilities[index]} for index in order]
 
 
-def _read_instance(instance: Any, what: str, manifest: Manifest) -> dict[str, Array]:
-    inputs, preprocessing = manifest.inputs, _preprocessing(manifest)
+def _read_instance(instance: Any, index: int, manifest: Manifest, notes: RowNotes) -> dict[str, Array]:
+    inputs, preprocessing, what = manifest.inputs, _preprocessing(manifest), f"Instance {index}"
     if preprocessing is not None:
         try:
-            return _to_tensor(preprocessing, preprocessing.decode(instance), manifest)
+            return _to_tensor(preprocessing, notes.decode(preprocessing, instance, index), manifest)
         except RawInputError as error:
             raise RawInputError(f"{what}: {error}") from None
     if len(inputs) == 1:

@@ -82,6 +82,11 @@ def _request_families(snapshot: ServiceSnapshot) -> Iterable[Metric]:
         "normfold_queue_rejections", "Requests rejected because the queue was full.", labels=_LABELS
     )
     rows = CounterMetricFamily("normfold_rows", "Rows that networks ran.", labels=_LABELS)
+    values = CounterMetricFamily(
+        "normfold_table_values",
+        "Values of tables' rows that were missing, or a category unknown in training.",
+        labels=(*_LABELS, "column", "found"),
+    )
     phases = HistogramMetricFamily(
         "normfold_request_duration_seconds",
         "Seconds of each phase of the requests answered 200; the phase total is the whole request.",
@@ -96,13 +101,15 @@ def _request_families(snapshot: ServiceSnapshot) -> Iterable[Metric]:
             continue
         rejections.add_metric(labels, stats.queue_rejections)
         rows.add_metric(labels, stats.rows)
+        for (column, found), count in sorted(stats.table_values.items()):
+            values.add_metric([*labels, column, found], count)
         for phase, histogram in zip(PHASES, stats.phases, strict=True):
             phases.add_metric([*labels, phase], buckets(histogram), histogram.sum)
         batches.add_metric(labels, buckets(stats.batch_rows), stats.batch_rows.sum)
     in_flight = GaugeMetricFamily(
         "normfold_requests_in_flight", "Requests that are being answered.", value=snapshot.in_flight
     )
-    return requests, rejections, rows, phases, batches, in_flight
+    return requests, rejections, rows, values, phases, batches, in_flight
 
 
 def _model_families(snapshot: ServiceSnapshot) -> Iterable[Metric]:

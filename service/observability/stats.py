@@ -19,10 +19,12 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, product
 from typing import Any
 
 import numpy as np
+
+from normfold.contract.tables.preprocessing import FOUND
 
 SECONDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
@@ -113,6 +115,7 @@ class ModelStats:
         rows: that were run.
         last_at: seconds since 1970 of the last request answered 200; 0 before the first.
         batch_sizes: batch size to its number of runs and their seconds.
+        table_values: values of tables' rows by column and one of `contract.tables.preprocessing.FOUND`.
     """
 
     phases: PhaseHistograms = field(default_factory=PhaseHistograms)
@@ -123,6 +126,7 @@ class ModelStats:
     rows: int = 0
     last_at: float = 0.0
     batch_sizes: dict[int, list[float]] = field(default_factory=dict)
+    table_values: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def observe_run(self, rows: int, seconds: float) -> None:
         """Count one run of the network."""
@@ -136,6 +140,14 @@ class ModelStats:
         """Count one request that found the queue full."""
         self.queue_rejections += 1
 
+    def begin_columns(self, columns: Sequence[str]) -> None:
+        """Let the counters of a table's columns begin with 0: increase() does not see one that begins with 1."""
+        self.table_values.update(dict.fromkeys(product(columns, FOUND), 0))
+
+    def observe_columns(self, found: Mapping[tuple[str, str], int]) -> None:
+        """Count the values of one request that were missing or unknown, by column."""
+        self.table_values.update(found)
+
     def record(self) -> dict[str, Any]:
         """Return everything as JSON's types, for another process to `add`."""
         return {
@@ -146,6 +158,7 @@ class ModelStats:
             "queue_rejections": self.queue_rejections,
             "rows": self.rows,
             "last_at": self.last_at,
+            "table_values": [[*key, count] for key, count in self.table_values.items()],
             "batch_sizes": [[size, *sums] for size, sums in self.batch_sizes.items()],
         }
 
@@ -159,6 +172,7 @@ class ModelStats:
         self.queue_rejections += record["queue_rejections"]
         self.rows += record["rows"]
         self.last_at = max(self.last_at, record["last_at"])
+        self.table_values.update({(column, found): count for column, found, count in record["table_values"]})
         for size, runs, seconds in record["batch_sizes"]:
             sums = self.batch_sizes.setdefault(size, [0, 0.0])
             sums[0] += runs

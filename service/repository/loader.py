@@ -16,7 +16,8 @@ from normfold.contract.bundle import check_files, read_own_manifest
 from normfold.contract.drift.monitor import MONITOR_CARD_NAME, MONITOR_NAME, read_monitor
 from normfold.contract.drift.samples import drift_folder
 from normfold.contract.manifest import MODEL_NAME, Manifest, TensorSpec, class_axis
-from normfold.contract.task import Regression
+from normfold.contract.outputs.task import Regression
+from normfold.contract.tables.preprocessing import TablePreprocessing
 from normfold.service.batching.batcher import Batcher
 from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.codec.json_tensors import DTYPES
@@ -108,6 +109,8 @@ def open_bundle(
         tuning.graphs = add_graphs(session, comparison, settings, policy.sizes or (1,))
         if tuning.describe():
             logger.info("%s/%d on %s: %s.", manifest.name, manifest.version, session.provider, tuning)
+    if isinstance(manifest.card.preprocessing, TablePreprocessing):
+        stats.begin_columns(manifest.card.preprocessing.names)
     batcher = Batcher(session.run, policy, thread_pool, stats.observe_run, stats.observe_queue_rejection)
     timeouts = Timeouts(settings.timeout_s, settings.max_timeout_s)
     drift_monitor = _open_drift_monitor(folder, manifest, settings, thread_pool)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from normfold.contract.manifest import Manifest, TensorSpec
-from normfold.contract.task import Regression
+from normfold.contract.outputs.task import Regression
 
 
 def describe_difference(candidate: Manifest, serving: Manifest) -> str | None:

@@ -106,6 +106,7 @@ def _describe_layer(layer: LayerDrift) -> dict[str, Any]:
         "drifted": layer.drifted,
         "worst_channels": [
             {"channel": one.channel, "score": one.score, "mean": one.mean, "std": one.std}
+            | ({} if one.name is None else {"name": one.name})
             for one in layer.worst_channels
         ],
     }

@@ -10,6 +10,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from normfold.contract.manifest import TensorSpec
+from normfold.contract.tables.preprocessing import TablePreprocessing
+from normfold.contract.tables.row_schema import row_schema
 from normfold.service.errors import ModelUnavailableError
 from normfold.service.repository.entry import VersionEntry
 from normfold.service.repository.loaded_model import Model
@@ -171,6 +173,7 @@ def _describe_model(model: Model) -> dict[str, Any]:
         "inputs": _describe_inputs(model),
         "outputs": _describe_values(model.manifest.outputs),
         "preprocessing": card.preprocessing.model_dump(mode="json") if card.preprocessing else None,
+        **({"row": row_schema(card.preprocessing)} if isinstance(card.preprocessing, TablePreprocessing) else {}),
         "labels": card.labels,
         "task": card.task.model_dump(mode="json") if card.task else None,
         "precision": None if model.manifest.precision is None else model.manifest.precision.kind.value,

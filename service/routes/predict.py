@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.codec.request import parse_object
+from normfold.service.codec.table_rows import RowNotes
 from normfold.service.errors import RequestError
 from normfold.service.http.asgi_cycle import CYCLE
 from normfold.service.http.body import read_plain_body
@@ -57,18 +58,23 @@ def predict_routes(
         whose labels do not exclude each other returns those from its threshold on; one that classifies pixels returns
         a mask of class indices; a regression returns values with their names and units; any other returns the values
         of its outputs. A model without preprocessing takes tensors; with several inputs, as objects by input.
+
+        A table's row may have texts, numbers, true and false, null, and leave out columns; `row` of GET /v1/models
+        lists its columns. `notes` of the answer names values that the network knows nothing about.
         """
         trace: RequestTrace = request.scope[REQUEST_TRACE_KEY]
         with _admit(request, repository, observers) as model:
             body = await read_plain_body(request, thread_pool, settings.max_body_bytes)
             trace.received = perf_counter()
             record = await thread_pool.parse(len(body), parse_object, body)
-            instances = await thread_pool.parse(len(body), read_instances, record, model.manifest)
+            notes = RowNotes()
+            instances = await thread_pool.parse(len(body), read_instances, record, model.manifest, notes)
             trace.decoded = perf_counter()
             predictions = await predict(
                 model, instances, trace, request.scope.get(CYCLE), partial(_observe, observers, request, model)
             )
-        encoded = await thread_pool.call(_encode, predictions)
+            model.stats.observe_columns(notes.found)
+        encoded = await thread_pool.call(_encode, predictions, notes)
         trace.encoded = perf_counter()
         return Response(encoded, media_type="application/json")
 
@@ -152,5 +158,5 @@ def _read_top(text: str | None) -> int:
     return int(text)
 
 
-def _encode(predictions: list[Any]) -> bytes:
-    return orjson.dumps({"predictions": predictions}, option=orjson.OPT_SERIALIZE_NUMPY)
+def _encode(predictions: list[Any], notes: RowNotes) -> bytes:
+    return orjson.dumps(notes.add_to({"predictions": predictions}), option=orjson.OPT_SERIALIZE_NUMPY)

@@ -146,7 +146,10 @@ _RAW: dict[str, Schema] = {
     "PredictRequest": _request_object(
         {
             "instances": _list(
-                {"description": "Nested pixels; a row, as a list or by column; or a tensor, by input if several."},
+                {
+                    "description": "Nested pixels; a row, as a list or by column, whose kinds are in `row` of GET "
+                    "/v1/models; or a tensor, by input if several."
+                },
                 minItems=1,
             )
         },
@@ -185,8 +188,13 @@ _RAW: dict[str, Schema] = {
                     ]
                 },
                 minItems=1,
-            )
-        }
+            ),
+            "notes": _list(
+                _response_object({"instance": _COUNT, "column": _TEXT, "note": _TEXT}),
+                description="Values of a table's rows that the network knows nothing about.",
+            ),
+        },
+        "notes",
     ),
     "ClassifyResponse": _response_object(
         {"model_name": _TEXT, "model_version": _TEXT, "classes": _list(_response_object(_CLASS), minItems=1)}
@@ -237,6 +245,10 @@ _MODELS: dict[str, Schema] = {
             "inputs": _list(ref("Tensor")),
             "outputs": _list(ref("Tensor")),
             "preprocessing": {"type": ["object", "null"], "description": "How raw inputs are converted to tensors."},
+            "row": {
+                "type": "object",
+                "description": "JSON Schema of a table's row, with the kind of each column; absent for other inputs.",
+            },
             "labels": {"type": ["array", "null"], "items": _TEXT},
             "task": {
                 "type": ["object", "null"],
@@ -245,7 +257,7 @@ _MODELS: dict[str, Schema] = {
             },
             "precision": {"type": ["string", "null"], "description": "int8 or float16; null: that of the source."},
         },
-        *("reason", "provider", "nodes", "inputs", "outputs", "preprocessing", "labels", "task", "precision"),
+        *("reason", "provider", "nodes", "inputs", "outputs", "preprocessing", "row", "labels", "task", "precision"),
     ),
     "Models": _response_object(
         {
@@ -290,7 +302,16 @@ _COUNTED: dict[str, Schema] = {
         }
     ),
     "Statistics": _response_object({"model_stats": _list(ref("ModelStatistics"))}),
-    "ChannelDrift": _response_object({"channel": _COUNT, "score": _REAL, "mean": _REAL, "std": _REAL}),
+    "ChannelDrift": _response_object(
+        {
+            "channel": _COUNT,
+            "score": _REAL,
+            "mean": _REAL,
+            "std": _REAL,
+            "name": {**_TEXT, "description": "Of a table's input: the column, and the category."},
+        },
+        "name",
+    ),
     "LayerDrift": _response_object(
         {
             "node": {**_TEXT, "description": "BatchNormalization of the network before its fold."},

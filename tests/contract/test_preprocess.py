@@ -118,8 +118,9 @@ def test_ends_of_the_value_range_are_valid_after_rounding_to_float32(value_max: 
         ({"age": [1], "income": [2]}, "Expected a row of 2 numbers, got shape [2, 1]."),
         ([1, 2, 3], "Expected a row of 2 numbers, got shape [3]."),
         (1, "Expected a row of 2 numbers, got a single number."),
-        ({"age": None, "income": 1}, "The values are not all numbers."),
-        ([True, 2], "The values are not all numbers."),
+        ({"age": None, "income": 1}, "Column 'age' takes numbers, not null."),
+        ([2, "high"], "Column 'income' takes numbers, not the text 'high'."),
+        ([True, 2], "Column 'age' takes numbers, not true."),
     ],
 )
 def test_row_of_wrong_columns_is_rejected(instance: Any, message: str) -> None:

@@ -115,8 +115,8 @@ def test_path_of_another_type_is_an_argument_error(function: str, argument: str,
         (lambda: api.train("r", resume="no"), "`resume` must be True or False, not 'no'."),
         (
             lambda: api.train("r", data=(np.zeros(9), np.zeros(9))),
-            "`data` must be 'digits', 'npz:PATH' with arrays x and y, 'csv:PATH', 'images:DIR' or 'masks:DIR', not an "
-            "object of type 'tuple'.",
+            "`data` must be 'digits', 'npz:PATH' with arrays x and y, 'csv:PATH', 'parquet:PATH', 'images:DIR' or "
+            "'masks:DIR', not an object of type 'tuple'.",
         ),
         (lambda: api.Client(8000), "`url` must be a string, such as 'http://127.0.0.1:8000', not 8000."),
         (lambda: api.Client("http://[::1"), "`url` is 'http://[::1'; it must be of http or https"),

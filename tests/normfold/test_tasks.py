@@ -13,7 +13,7 @@ from sklearn.datasets import load_diabetes, load_digits
 from sklearn.metrics import f1_score, mean_absolute_error, r2_score, roc_auc_score
 
 import normfold
-from normfold.models.data.data import load_dataset
+from normfold.models.data.data import DataConfig, load_dataset
 from normfold.service.app import create_app
 from normfold.service.settings import Settings
 from tests.support.service import serve_app
@@ -44,7 +44,7 @@ def test_regression_answers_in_its_unit(tmp_path: Path) -> None:
     assert result.task == "regression"
     assert result.metrics["test_r2"] > 0.3
     exported = normfold.export(tmp_path / "run", tmp_path / "models", name="diabetes")
-    rows = load_dataset(result.config.data).splits.test
+    rows = load_dataset(result.config.data or DataConfig()).splits.test
     predictions = ask(tmp_path / "models", "diabetes", [diabetes.data[row].tolist() for row in rows])
     assert [value["name"] for value in predictions[0]["values"]] == ["progression"]
     assert predictions[0]["values"][0]["unit"] == "points"
@@ -87,7 +87,7 @@ def test_multi_label_pictures_answer_with_the_labels_from_the_threshold(tmp_path
     assert result.task == "multi-label"
     assert result.metrics["test_f1"] > 0.8
     exported = normfold.export(tmp_path / "run", tmp_path / "models", name="strokes")
-    dataset = load_dataset(result.config.data)
+    dataset = load_dataset(result.config.data or DataConfig())
     assert dataset.labels == ("d0", "d1", "d2", "d3", "d4")
     rows = dataset.splits.test
     predictions = ask(tmp_path / "models", "strokes", dataset.x[rows].tolist())

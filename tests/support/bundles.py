@@ -74,7 +74,9 @@ class BundleWriter:
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
         onnx.save(model, folder / "model.onnx")
+        card = card or SourceCard()
         manifest = Manifest(
+            schema_version=card.schema_version,
             name=name,
             version=version,
             created="2026-01-01T00:00:00Z",
@@ -82,7 +84,7 @@ class BundleWriter:
             outputs=tuple(outputs),
             batchable=batchable,
             opset=18,
-            card=card or SourceCard(),
+            card=card,
             fold=FoldSummary(batchnorm_before=0, batchnorm_after=0),
             verification={},
             versions={},

@@ -7,9 +7,9 @@ import math
 import numpy as np
 
 from normfold.contract.manifest import class_axis
+from normfold.contract.outputs.task import MultiLabel, Regression
 from normfold.contract.precision.record import AccuracyChange, Agreement, ValueChange
 from normfold.contract.source_card import IGNORED
-from normfold.contract.task import MultiLabel, Regression
 from normfold.export.arrays import Tensor
 
 _SUM_TOLERANCE = 1e-3

@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.contract.manifest import class_axis
+from normfold.contract.outputs.task import MultiLabel, OutputTask
 from normfold.contract.source_card import IGNORED, SourceCard
-from normfold.contract.task import MultiLabel, OutputTask
 from normfold.export.arrays import Tensor
 from normfold.export.errors import SampleError
 from normfold.export.verify.runner import ValueInfo, value_info
@@ -57,8 +57,8 @@ def class_outputs(path: Path, model: ir.Model, card: SourceCard) -> ClassOutputs
     """
     infos = {value.name or "": value_info(path, value) for value in model.graph.outputs}
     if card.task is not None:
-        names = (card.task.output,) if isinstance(card.task, MultiLabel) else ()
-        return ClassOutputs(names, infos, task=card.task)
+        has_labels = isinstance(card.task, MultiLabel)
+        return ClassOutputs((card.task.output,) if has_labels else (), infos, task=card.task)
     if card.logits:
         return ClassOutputs(tuple(name for name in card.logits if name in infos), infos)
     by_operator = frozenset(value.name or "" for value in model.graph.outputs if _is_made_by_class_operator(value))

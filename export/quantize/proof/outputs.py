@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+from normfold.contract.outputs.task import MultiLabel, OutputTask, Regression
 from normfold.contract.precision.record import AccuracyChange, Agreement, ValueChange
 from normfold.contract.precision.signal_to_noise import SignalToNoise
 from normfold.contract.progress import ProgressCallback, ignore_progress
-from normfold.contract.task import MultiLabel, OutputTask, Regression
 from normfold.export.arrays import Tensor
 from normfold.export.quantize.proof.agreement import ClassCounts, ValueSums, flags, holds_probabilities
 from normfold.export.quantize.proof.rows import ProofRows

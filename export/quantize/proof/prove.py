@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from normfold.contract.outputs.task import OutputTask
 from normfold.contract.precision.check_inputs import make_check_inputs
 from normfold.contract.precision.processor import processor_name
 from normfold.contract.precision.record import PrecisionProof
 from normfold.contract.precision.signal_to_noise import MAX_DB
 from normfold.contract.progress import ProgressCallback, ignore_progress
-from normfold.contract.task import OutputTask
 from normfold.export.bundle.tensor_specs import input_specs
 from normfold.export.errors import ModelFileError
 from normfold.export.onnx_io.model_file import load_model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
@@ -131,6 +132,21 @@ class DecodedMasks:
     def renumbered(self, numbers: IndexArray) -> DecodedMasks:
         """Return the masks with class i as class `numbers[i]`."""
         return replace(self, classes=tuple(int(numbers[one]) if one >= 0 else one for one in self.classes))
+
+    def joined(self, other: DecodedMasks) -> DecodedMasks:
+        """Return these masks and then those of another folder.
+
+        Raises:
+            DataError: one value means different classes in the two folders.
+        """
+        pairs = list(zip_longest(self.classes, other.classes, fillvalue=_UNKNOWN))
+        for value, (one, two) in enumerate(pairs):
+            if one != two and _UNKNOWN not in (one, two):
+                folders = [str(masks.files[0].parent) for masks in (self, other)]
+                raise DataError(f"Value {value} means one class in {folders[0]!r} and another in {folders[1]!r}.")
+        merged = tuple(map(max, pairs))  # the unknown is the least number
+        files, images = self.files + other.files, self.images + other.images
+        return replace(self, files=files, images=images, classes=merged)
 
 
 def image_size(file: Path) -> tuple[int, int]:

@@ -184,10 +184,10 @@ def test_arrays_that_do_not_fit_are_named(arrays: Any, given: SampleFormat, says
         ("age,label\n1,2\n", "must have one column 'income'"),
         ("age,age,income\n1,1,2\n", "must have one column 'age'"),
         ("age,income\n1,2\n1\n", "Row 3 of .* has 1 values, the header 2"),
-        ("age,income\n1,x\n", "Row 2 of .* cannot be used: could not convert string to float: 'x'"),
+        ("age,income\n1,x\n", "Row 2 of .* cannot be used: The text 'x' is not a number"),
         ("age,income\n1,\n", "Row 2 of .* cannot be used"),
-        ("age,income\n1,nan\n", "Row 2 of .* not all finite"),
-        ("age,income\n1,1e39\n", "Row 2 of .* not all finite"),
+        ("age,income\n1,nan\n", "Row 2 of .* Column 'income' has nan, which is not a finite"),
+        ("age,income\n1,1e39\n", "Row 2 of .* Column 'income' has 1e.39, which is not a finite"),
     ],
 )
 def test_rows_that_cannot_be_read_are_named(text: str, says: str, tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_samples_that_do_not_fit_the_card_are_named(tmp_path: Path) -> None:
     for path, given, says in (
         (tmp_path, TABLE, "is a folder, and the network has no card that says how to read images"),
         (tmp_path, PICTURES, "holds no PNG or JPEG file"),
-        (tmp_path / "s.txt", PICTURES, "is not a folder of images, nor an .npz or .csv file"),
+        (tmp_path / "s.txt", PICTURES, "is not a folder of images, nor an .npz, .csv or .parquet file"),
         (tmp_path / "s.csv", PICTURES, "is a table, and the network has no card that says how to read rows"),
         (tmp_path / "s.csv", TABLE, "is not a comma-separated UTF-8 table"),
         (tmp_path / "none.csv", TABLE, "cannot be read: No such file"),

@@ -12,6 +12,7 @@ import pytest
 from normfold.contract.source_card import IGNORED
 from normfold.models.data.data import DataConfig, load_dataset
 from normfold.models.data.files import read_npz
+from normfold.models.data.targets import TargetOptions
 from normfold.models.errors import DataError, TrainingWarning
 
 
@@ -35,7 +36,7 @@ def masks_of(*values: int, dtype: Any = np.uint8) -> np.ndarray:
     ],
 )
 def test_ignored_value_of_masks_is_no_class(tmp_path: Path, masks: np.ndarray, value: int) -> None:
-    raw = read_npz(save(tmp_path, masks), value)
+    raw = read_npz(save(tmp_path, masks), TargetOptions(ignore_index=value))
 
     assert (raw.labels, raw.y.dtype, raw.y.shape) == (("0", "7"), np.int64, masks.shape)
     assert np.array_equal(raw.y, np.where(masks == value, IGNORED, masks == 7))
@@ -45,14 +46,14 @@ def test_ignored_value_is_left_out_of_the_range_that_labels_give(tmp_path: Path)
     masks = masks_of(0, 1, 255)
     path = save(tmp_path, masks, labels=["road", "sky", "car"])
 
-    raw = read_npz(path, 255)
+    raw = read_npz(path, TargetOptions(ignore_index=255))
 
     assert raw.labels == ("road", "sky", "car")
     assert np.array_equal(raw.y, np.where(masks == 255, IGNORED, masks.astype(np.int64)))
     with pytest.raises(DataError, match="must hold integers from 0 to 2; `ignore_index` leaves out the pixels of one"):
         read_npz(path)
     with pytest.raises(DataError, match="must hold integers from 0 to 2.$"):
-        read_npz(save(tmp_path, masks_of(0, 9, 255), labels=["road", "sky", "car"]), 255)
+        read_npz(save(tmp_path, masks_of(0, 9, 255), labels=["road", "sky", "car"]), TargetOptions(ignore_index=255))
 
 
 def test_mask_that_holds_only_the_ignored_value_is_named(tmp_path: Path) -> None:
@@ -61,7 +62,7 @@ def test_mask_that_holds_only_the_ignored_value_is_named(tmp_path: Path) -> None
 
     for more in ({}, {"labels": ["a", "b"]}):
         with pytest.raises(DataError, match=r"Mask 3 \(counted from 0\) of .* holds only 255, the `ignore_index`"):
-            read_npz(save(tmp_path, masks, **more), 255)
+            read_npz(save(tmp_path, masks, **more), TargetOptions(ignore_index=255))
 
 
 @pytest.mark.parametrize(
@@ -99,12 +100,12 @@ def test_value_that_usually_marks_pixels_without_a_class_is_warned_of(
 def test_masks_of_classes_only_give_no_warning(tmp_path: Path, masks: np.ndarray, value: int | None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        read_npz(save(tmp_path, masks), value)
+        read_npz(save(tmp_path, masks), TargetOptions(ignore_index=value))
 
 
 def test_ignored_value_that_no_pixel_holds_is_warned_of(tmp_path: Path) -> None:
     with pytest.warns(TrainingWarning, match=r"No pixel of the masks of .* holds 254, the `ignore_index`"):
-        raw = read_npz(save(tmp_path, masks_of(0, 1)), 254)
+        raw = read_npz(save(tmp_path, masks_of(0, 1)), TargetOptions(ignore_index=254))
 
     assert raw.labels == ("0", "1")
 
@@ -117,4 +118,4 @@ def test_masks_with_one_class_beside_the_ignored_value_are_refused(tmp_path: Pat
 def test_classes_of_samples_do_not_depend_on_the_ignored_value(tmp_path: Path) -> None:
     np.savez(tmp_path / "rows.npz", x=np.ones((6, 2)), y=np.arange(6) % 2 * 255)
 
-    assert read_npz(tmp_path / "rows.npz", 255).labels == ("0", "255")
+    assert read_npz(tmp_path / "rows.npz", TargetOptions(ignore_index=255)).labels == ("0", "255")

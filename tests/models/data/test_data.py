@@ -111,7 +111,7 @@ def load_splits(folder: Path, x: np.ndarray) -> list[int]:
 
 @pytest.mark.parametrize("source", ["iris", "npz:", "tsv:x", ""])
 def test_unknown_data_source_is_reported_with_the_known_ones(source: str) -> None:
-    with pytest.raises(DataError, match="give digits, npz:PATH, csv:PATH, images:DIR or masks:DIR"):
+    with pytest.raises(DataError, match="give digits, npz:PATH, csv:PATH, parquet:PATH, images:DIR or masks:DIR"):
         load_dataset(DataConfig(source=source))
 
 

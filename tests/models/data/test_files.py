@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from normfold.models.data.files import read_csv, read_npz
+from normfold.models.data.files import read_npz
 from normfold.models.errors import DataError
 
 Y = np.arange(6) % 2
@@ -96,7 +96,7 @@ def test_full_intensity_is_given_or_derived_from_the_dtype(
         ({"x": np.ones((6, 2, 2)), "y": Y, "value_max": [1, 2]}, "'value_max' .* one positive float32 number"),
         ({"x": np.ones((6, 2, 2)), "y": Y, "value_max": "x"}, "'value_max' .* one positive float32 number"),
         ({"x": np.ones((6, 2, 2)), "y": Y, "value_max": 1e-300}, "'value_max' .* one positive float32 number"),
-        ({"x": np.ones((6, 2)), "y": Y + 0.5}, "must be integers or strings"),
+        ({"x": np.ones((6, 2)), "y": Y + np.inf}, "has inf as 'y'"),
         ({"x": np.ones((6, 2)), "y": Y, "labels": ["one"]}, "integers from 0 to 0"),
         ({"x": np.ones((6, 2)), "y": Y, "columns": ["one"]}, "names 1 columns, but 'x' has 2"),
         ({"x": np.ones((6, 4, 5)), "y": np.ones((6, 4, 4), int)}, r"masks \[6, 4, 4\].* x is \[6, 4, 5\]"),
@@ -108,7 +108,7 @@ def test_full_intensity_is_given_or_derived_from_the_dtype(
         ({"x": np.ones((6, 4, 5)), "y": np.ones((5, 4, 5), int)}, r"N rows as 'x' has.*y is \[5, 4, 5\]"),
         ({"x": np.ones((6, 4, 5)), "y": np.ones((6, 4, 5))}, "must be integers or strings"),
         ({"x": np.ones((6, 4, 5)), "y": np.full((6, 4, 5), 2), "labels": ["a", "b"]}, "integers from 0 to 1"),
-        ({"x": np.ones((6, 4, 5)), "y": np.ones((6, 4), int)}, r"y is \[6, 4\]"),
+        ({"x": np.ones((6, 4, 5)), "y": np.ones((6, 4, 5, 1), int)}, r"y is \[6, 4, 5, 1\]"),
         (
             {"x": np.ones((6, 2, 5)), "y": Y, "channels": ["a"]},
             r"names 1 channels, so .* \(N, 1, length\); it is \[6, 2",
@@ -150,51 +150,6 @@ def test_npz_with_members_other_than_arrays_is_refused(tmp_path: Path) -> None:
         archive.writestr("x.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
     with pytest.raises(DataError, match="data.npz' (holds arrays larger|is no NumPy archive)"):
         read_npz(path)
-
-
-def test_csv_is_read_as_numbers_and_labels(tmp_path: Path) -> None:
-    path = tmp_path / "t.csv"
-    path.write_text("\ufeffa,kind,b\n1,x,2.5\n\n-3e2,y,0\n")
-    raw = read_csv(path, "kind")
-    assert raw.columns == ("a", "b")
-    assert raw.x.tolist() == [[1, 2.5], [-300, 0]]
-    assert (raw.labels, raw.y.tolist()) == (("x", "y"), [0, 1])
-    path.write_text("a,b\n1,x\n2,y\n")
-    assert read_csv(path, None).columns == ("a",)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a,b,y\n1,2,x\n1,,y\n", "Row 3 of .* has no value in column 'b'"),
-        ("a,b,y\n1,two,x\n", "Row 2 of .* has 'two' in column 'b', which is not a finite float32 number"),
-        ("a,b,y\n1,1e300,x\n", "Row 2 of .* has '1e300' in column 'b', which is not a finite float32 number"),
-        ("a,b,y\n1,nan,x\n", "Row 2 of .* has 'nan' in column 'b'"),
-        ("a,b,y\n1,2,\n", "Row 2 of .* has no value in column 'y'"),
-        ("a,b,y\n1,2\n", "Row 2 of .* has 2 values, the header 3"),
-        ("a,a,y\n1,2,x\n", "different names"),
-        ("y\nx\n", "at least two columns"),
-        ("", "at least two columns"),
-        ("a,y\n", "a header and no rows"),
-    ],
-)
-def test_csv_error_names_row_and_column(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "t.csv"
-    path.write_text(text)
-    with pytest.raises(DataError, match=message):
-        read_csv(path, None)
-
-
-def test_unreadable_csv_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "t.csv"
-    with pytest.raises(DataError, match="cannot be read: No such file"):
-        read_csv(path, None)
-    path.write_bytes(b"a,y\n\xff\xfe,x\n")
-    with pytest.raises(DataError, match="not a comma-separated UTF-8 table"):
-        read_csv(path, None)
-    path.write_text("a,y\n1,x\n")
-    with pytest.raises(DataError, match="no column 'z'; its columns are: a, y"):
-        read_csv(path, "z")
 
 
 def test_images_with_channels_last_are_read_with_their_layout(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_images_are_held_in_memory_up_to_a_size(tmp_path: Path, monkeypatch: pyt
         assert isinstance(load(tmp_path).x, np.ndarray) is held
 
 
-def test_image_channel_that_is_constant_is_told_from_files_too(tmp_path: Path) -> None:
+def test_image_channel_that_is_constant_gives_a_warning_from_files_too(tmp_path: Path) -> None:
     for name in ("cats", "dogs"):
         for number in range(3):
             image(tmp_path / name / f"{number}.png", 40 * number)

@@ -114,7 +114,7 @@ def test_targets_of_regression_are_standardised_by_the_training_split(tmp_path: 
 @pytest.mark.parametrize(
     ("y", "config", "message"),
     [
-        (np.full(40, 2.5), {}, "'y' has the value 2.5 in every training row"),
+        (np.full(40, 2.5), {}, "'y' has the value 2.5 in every row of the training split"),
         (np.arange(40) / 8, {"unit": ("m", "s")}, "`unit` has 2 units; .* takes one unit, or 1"),
         (np.arange(40) % 2, {"unit": ("m",)}, "takes no unit: the task is classification"),
         (np.arange(40) / 8, {"ignore_index": 255}, "`ignore_index` is for masks; .* has labels for regression"),

@@ -11,9 +11,9 @@ import sklearn.metrics
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
+from normfold.contract.outputs.task import MultiLabel as MultiLabelCard
+from normfold.contract.outputs.task import Regression as RegressionCard
 from normfold.contract.source_card import IGNORED, SourceCard
-from normfold.contract.task import MultiLabel as MultiLabelCard
-from normfold.contract.task import Regression as RegressionCard
 from normfold.models.data.batches import epoch_batches
 from normfold.models.data.data import DataConfig, Dataset, load_dataset
 from normfold.models.data.targets import TargetScale
@@ -166,7 +166,7 @@ import torch
 def absolute(outputs, targets):
     return (outputs - targets).abs().mean()
 
-def largest(outputs, targets):
+def max_error(outputs, targets):
     return (outputs - targets).abs().max()
 
 def text(outputs, targets):
@@ -192,13 +192,15 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_own_loss_and_metric_are_called_with_outputs_and_targets(tmp_path: Path, own: str) -> None:
     dataset = dataset_of(tmp_path, np.linspace(0, 1, 40))
-    task = make_task(dataset, loss=f"{own}:absolute", metrics=(f"{own}:largest",))
+    task = make_task(dataset, loss=f"{own}:absolute", metrics=(f"{own}:max_error",))
     outputs, y = torch.randn(30, 1), torch.randn(30, 1)
     assert task.loss(outputs, y).item() == (outputs - y).abs().mean().item()
     found = measure(task, outputs, y)
     assert found.loss == pytest.approx((outputs - y).abs().mean().item(), rel=1e-6)
-    assert found.metrics["largest"] == (outputs - y).abs().max().item()
-    assert found.metrics.keys() == {"r2", "mae", "rmse", "largest"}
+    assert dataset.target_scale is not None
+    max_error = (outputs - y).abs().max().item() * dataset.target_scale.std[0]  # metrics get values in units
+    assert found.metrics["max_error"] == pytest.approx(max_error, rel=1e-6)
+    assert found.metrics.keys() == {"r2", "mae", "rmse", "max_error"}
     sums = task.sums(outputs, y).tolist()
     assert task.of_sums(sums).loss == pytest.approx(found.loss, rel=1e-6)
 

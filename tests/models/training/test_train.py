@@ -190,7 +190,9 @@ def test_infinite_test_loss_raises_and_the_folder_stays_readable(
     for resume in (False, True):
         with pytest.raises(UnmeasurableError, match="The loss on the test split is (nan|inf): look for extreme values"):
             fit(config, dataset, tmp_path / "run", resume=resume)
-        assert set(load_checkpoint(tmp_path / "run").config.card.metrics) == {"validation_loss", "validation_accuracy"}
+        assert set(load_checkpoint(tmp_path / "run").config.card.metrics) == {
+            *("validation_loss", "validation_accuracy", "validation_f1")
+        }
 
 
 @pytest.mark.slow

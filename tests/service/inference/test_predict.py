@@ -12,8 +12,9 @@ import pytest
 from onnx import helper
 
 from normfold.contract.manifest import TensorSpec
+from normfold.contract.outputs.task import MultiLabel, Regression, Target
 from normfold.contract.source_card import SourceCard
-from tests.support.bundles import BundleWriter
+from tests.support.bundles import DIGITS, LABELS, ROWS, BundleWriter
 from tests.support.infer_bodies import png_of
 from tests.support.service import Service, StartService
 
@@ -80,6 +81,68 @@ def test_predict_takes_several_inputs_and_returns_outputs_by_name(served: Servic
         {"product": 3.0, "opposite": False},
         {"product": 7.0, "opposite": True},
     ]
+
+
+def test_regression_answers_with_values_names_and_units(bundles: BundleWriter, start: StartService) -> None:
+    targets = (Target(name="age", unit="years", mean=40, std=10), Target(name="income", mean=1e9, std=5))
+    folder = bundles.rows("values")
+    bundles.change_manifest(folder, schema_version=5, card=card_of(Regression(output="output", targets=targets), None))
+    service = start(bundles.root)
+    response = predict(service, "values", [[50, 1e9 + 5], [30, 1e9]])
+    assert response.json()["predictions"] == [
+        {"values": [{"name": "age", "value": 1.0, "unit": "years"}, {"name": "income", "value": 1.0, "unit": None}]},
+        {"values": [{"name": "age", "value": -1.0, "unit": "years"}, {"name": "income", "value": 0.0, "unit": None}]},
+    ]
+    described = service.client.get("/v1/models").text
+    assert '"unit":"years"' in described
+
+
+def test_labels_that_do_not_exclude_each_other_are_given_from_the_threshold_on(
+    bundles: BundleWriter, start: StartService
+) -> None:
+    task = MultiLabel(output="logits", threshold=0.3)
+    bundles.digits(
+        1, "flags", bias=(-2, 1, 0), card=SourceCard(preprocessing=DIGITS, labels=LABELS, task=task), schema_version=5
+    )
+    service = start(bundles.root)
+    logits = logits_of(PICTURE) + np.array([-2, 1, 0])
+    expected = 1 / (1 + np.exp(-logits))
+    [got] = predict(service, "flags", [PICTURE.tolist()]).json()["predictions"]
+    np.testing.assert_allclose(got["probabilities"], expected, rtol=1e-5)
+    order = [index for index in np.argsort(-expected) if expected[index] >= 0.3]
+    assert [one["index"] for one in got["labels"]] == order
+    assert [one["label"] for one in got["labels"]] == [LABELS[index] for index in order]
+    ranked = service.client.post("/v1/models/flags:classify", content=png_of(PICTURE)).json()["classes"]
+    assert [one["index"] for one in ranked] == np.argsort(-expected).tolist()
+
+
+def test_regression_of_pictures_is_not_classified(bundles: BundleWriter, start: StartService) -> None:
+    targets = tuple(Target(name=name, mean=0, std=1) for name in "abc")
+    task = Regression(output="logits", targets=targets)
+    bundles.digits(1, "values", card=SourceCard(preprocessing=DIGITS, task=task))
+    response = start(bundles.root).client.post("/v1/models/values:classify", content=png_of(PICTURE))
+    assert (response.status_code, "predicts values, not classes" in response.text) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (Regression(output="nothing", targets=(Target(name="a", mean=0, std=1),)), "there is no such output"),
+        (Regression(output="output", targets=(Target(name="a", mean=0, std=1),)), "has 1 values, and the output"),
+        (MultiLabel(output="output"), "has 0 labels, and the output"),
+    ],
+)
+def test_bundle_whose_task_is_not_that_of_an_output_is_not_loaded(
+    bundles: BundleWriter, start: StartService, task: Any, message: str
+) -> None:
+    folder = bundles.rows("values")
+    bundles.change_manifest(folder, schema_version=5, card=card_of(task, None))
+    body = start(bundles.root).client.get("/v1/models/values").text
+    assert message in body
+
+
+def card_of(task: Any, labels: Any) -> dict[str, Any]:
+    return SourceCard(preprocessing=ROWS, labels=labels, task=task).model_dump(mode="json")
 
 
 def test_instances_run_one_at_a_time_where_rows_depend_on_each_other(served: Service) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.metrics import r2_score
 
+from normfold.contract.outputs.task import MultiLabel, Regression, Target
 from normfold.contract.source_card import IGNORED
-from normfold.export.quantize.proof.agreement import ClassCounts, holds_probabilities, wilson_bounds
+from normfold.export.quantize.proof.agreement import ClassCounts, ValueSums, flags, holds_probabilities, wilson_bounds
 
 
 def test_wilson_bounds_are_those_of_the_literature() -> None:
@@ -95,3 +97,39 @@ def test_accuracy_is_unknown_where_no_pixel_has_a_class() -> None:
 )
 def test_probabilities_are_from_0_and_have_the_sum_1(array: list[object], holds: bool) -> None:
     assert holds_probabilities(np.array(array, np.float32)) is holds
+
+
+def test_values_are_compared_in_standard_deviations_of_their_target() -> None:
+    targets = (Target(name="a", mean=100.0, std=20.0), Target(name="b", mean=0.0, std=0.5))
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=(60, 2)) * [20, 0.5] + [100, 0]
+    before, after = true + rng.normal(size=(60, 2)) * [4, 0.1], true + rng.normal(size=(60, 2)) * [6, 0.3]
+    sums, without = (
+        ValueSums(Regression(output="y", targets=targets)),
+        ValueSums(Regression(output="y", targets=targets)),
+    )
+    for part in np.array_split(np.arange(60), 3):
+        sums.add(before[part], after[part], true[part])
+        without.add(before[part], after[part])
+
+    found, alone = sums.change, without.change
+
+    assert found is not None
+    assert found.r2_before == pytest.approx(r2_score(true[:, 1], before[:, 1]), rel=1e-9)  # loses more than the first
+    assert found.r2_after == pytest.approx(r2_score(true[:, 1], after[:, 1]), rel=1e-9)
+    assert found.drop == found.r2_before - found.r2_after
+    assert alone is not None
+    difference = np.sqrt(np.square((after - before) / [20, 0.5]).mean(axis=0)).max()
+    assert (alone.difference, alone.r2_before) == (pytest.approx(difference, rel=1e-9), None)
+    assert alone.drop == alone.difference**2
+
+
+def test_labels_are_given_from_the_threshold_on() -> None:
+    task = MultiLabel(output="y", threshold=0.7)
+    logits = np.linspace(-2, 2, 41, dtype=np.float32).reshape(-1, 1)
+    counts = ClassCounts()
+    counts.add(flags(logits, task), flags(logits[::-1], task), (1 / (1 + np.exp(-logits)) >= 0.7).astype(np.int64))
+
+    assert counts.accuracy is not None
+    assert counts.accuracy.before == 1
+    assert counts.accuracy.after < 0.5

@@ -13,6 +13,7 @@ from normfold.contract.precision.record import (
     PrecisionKind,
     PrecisionProof,
     Recipe,
+    ValueChange,
 )
 from normfold.export.errors import PrecisionLossError
 from normfold.export.quantize.proof.requirements import is_faster, require
@@ -37,6 +38,8 @@ def int8(recipe: Recipe | None = None, **changes: Any) -> Precision:
 def test_network_that_meets_all_requirements_passes() -> None:
     require(int8())
     require(int8(time_ratio={1: 1.2, 32: 0.5}))
+    require(int8(values=ValueChange(difference=0.09)))
+    require(int8(values=ValueChange(difference=0.5, r2_before=0.5, r2_after=0.495)))
 
 
 @pytest.mark.parametrize(
@@ -48,6 +51,11 @@ def test_network_that_meets_all_requirements_passes() -> None:
         ({"outputs": {"y": 9.9}, "rows_from": "random"}, "give samples of its inputs with `samples`"),
         ({"agreement": Agreement(share=0.9, lower_bound=0.8, upper_bound=0.95)}, r"float32 for 0\.9000 of 100 rows"),
         ({"accuracy": AccuracyChange(before=0.99, after=0.97)}, r"accuracy 0\.9700 on 100 rows, float32 0\.9900"),
+        (
+            {"values": ValueChange(difference=0.2)},
+            "by 0.2 standard deviations on 100 rows, .* R²",
+        ),
+        ({"values": ValueChange(difference=0.2, r2_before=0.5, r2_after=0.45)}, r"R² 0\.4500 .*, float32's 0\.5000"),
         ({"time_ratio": {1: 1.05, 32: 1.0}}, r"not faster .* \(1\.05 for 1 row, 1\.00 for 32 rows\); `force`"),
     ],
 )

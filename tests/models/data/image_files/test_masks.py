@@ -58,7 +58,7 @@ def test_masks_of_every_form_hold_the_classes_of_their_pixels(folder: Path, in_m
     assert load(folder, in_memory, ignore_index=255).labels == ("road", "sky")
 
 
-def test_masks_with_255_are_told_unless_it_is_ignored(folder: Path) -> None:
+def test_masks_with_255_give_a_warning_unless_it_is_ignored(folder: Path) -> None:
     with pytest.warns(TrainingWarning, match="hold the value 255, which becomes a class"):
         assert load(folder).labels == ("0", "1", "255")
     with pytest.warns(TrainingWarning, match="No pixel of the masks of '.*masks' holds 7"):

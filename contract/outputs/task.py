@@ -12,18 +12,6 @@ DEFAULT_THRESHOLD = 0.5
 """Probability from which a label is given."""
 
 
-METRIC_NAMES = {
-    "accuracy": "accuracy",
-    "mean_iou": "mean IoU",
-    "f1": "F1",
-    "auc": "AUC",
-    "r2": "R²",
-    "mae": "MAE",
-    "rmse": "RMSE",
-}
-"""Names of metrics in sentences, by their names in files."""
-
-
 class Target(Record):
     """A value that a network predicts. Its statistics are of the training split, in its unit."""
 

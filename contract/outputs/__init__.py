@@ -1,0 +1,1 @@
+"""What the outputs of a network mean, and the names of metrics."""

@@ -1,0 +1,1 @@
+"""Splits by class, group, time, or files of their own."""

@@ -1,0 +1,1 @@
+"""Tables with numbers, texts and missing values."""

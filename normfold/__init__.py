@@ -40,12 +40,12 @@ if TYPE_CHECKING:
     from normfold._bench.result import LoadResult as LoadResult
     from normfold._export import ExportResult as ExportResult
     from normfold._export import export as export
-    from normfold._find_lr import LearningRateResult as LearningRateResult
-    from normfold._find_lr import find_learning_rate as find_learning_rate
     from normfold._fold import FoldResult as FoldResult
     from normfold._fold import fold as fold
     from normfold._inspect import InspectResult as InspectResult
     from normfold._inspect import inspect as inspect
+    from normfold._learning_rate.find import LearningRateResult as LearningRateResult
+    from normfold._learning_rate.find import find_learning_rate as find_learning_rate
     from normfold._repository import ModelRepository as ModelRepository
     from normfold._repository import RepositoryModel as RepositoryModel
     from normfold._repository import load_repository as load_repository
@@ -75,7 +75,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "_train": ("train", "TrainResult"),
-    "_find_lr": ("find_learning_rate", "LearningRateResult"),
+    "_learning_rate.find": ("find_learning_rate", "LearningRateResult"),
     "_audit": ("audit", "AuditResult"),
     "_fold": ("fold", "FoldResult"),
     "_inspect": ("inspect", "InspectResult"),

@@ -33,13 +33,12 @@ def tracked(
         config: of the run, for the parameters that are logged.
         folder: run folder.
     """
-    from accelerate.tracking import MLflowTracker, TensorBoardTracker
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-    tracker: GeneralTracker
-    if name == "tensorboard":
-        tracker = TensorBoardTracker(name, logging_dir=folder)
-    else:
-        tracker = MLflowTracker(experiment_name=EXPERIMENT, run_name=folder.resolve().name)
+    place: dict[str, object] = {"run_name": name, "logging_dir": folder}
+    if name == "mlflow":
+        place = {"experiment_name": EXPERIMENT, "run_name": folder.resolve().name}
+    tracker: GeneralTracker = LOGGER_TYPE_TO_CLASS[name](**place)
     found = TrackingCallback(callback or TrainingCallback(), tracker, parameters(config))
     try:
         yield found

@@ -114,6 +114,8 @@ def _sort(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         part = of_data if name in DataConfig.model_fields else of_training
         if part is of_training and name not in {*TrainConfig.model_fields, "log"}:
             raise ArgumentError(f"`{argument}` is no argument of `train`; it is {describe(value)}.")
-        if name != "log":
+        if name == "image_size" and isinstance(value, int):
+            part[name] = (value, value)
+        elif name != "log":
             part[name] = (value,) if isinstance(value, str) and name in LISTS else value
     return of_data, of_training

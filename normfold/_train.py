@@ -318,6 +318,7 @@ def train(
     from normfold.models.training.train import fit
 
     folder = Path(out)
+    recorded: RunConfig | None
     if resume:
         recorded = read_progress(folder).config
     else:

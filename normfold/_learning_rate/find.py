@@ -85,8 +85,8 @@ def find_learning_rate(out: AnyPath, *, progress: Progress = False, **options: A
     check_no_run(folder)
     arch, file = given.pop("arch", None), given.pop("config", None)
     recorded = None if file is None else read_config_file(Path(file), arch or DEFAULT_ARCH)
-    of_weights = [given.pop(name, None) for name in ("weights", "weights_key", "strip_prefix")]
-    initial = initial_weights(*of_weights, given.pop("partial", False), recorded)
+    weights, key, prefix = (given.pop(name, None) for name in ("weights", "weights_key", "strip_prefix"))
+    initial = initial_weights(weights, key, prefix, given.pop("partial", False), recorded)
     arguments, workers = given.pop("arguments", None), given.pop("workers", None)
     of_data, of_training = _sort(given)
     config, dataset = make_config(arch, arguments, of_data, of_training, recorded, initial, workers)

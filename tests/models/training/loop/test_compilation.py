@@ -8,7 +8,6 @@ from torch import nn
 
 from normfold.models.errors import CompilationError, CompilerError
 from normfold.models.training.checkpoint import load_checkpoint
-from normfold.models.training.loop import compilation
 from normfold.models.training.loop.compilation import compile_network, named_compilation_errors
 from normfold.models.training.train import fit
 from tests.support.training import MakeRun, StopAfter
@@ -40,7 +39,7 @@ def test_machine_without_a_compiler_is_named_before_a_file_is_written(
     def fail(_: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("No working C++ compiler found in torch._inductor.config.cpp.cxx: (None, 'g++')")
 
-    monkeypatch.setattr(compilation.torch, "compile", lambda *_, **__: fail)
+    monkeypatch.setattr("torch.compile", lambda *_, **__: fail)
     config, dataset = make_run(compile=True)
     with pytest.raises(CompilerError, match=r"No working C\+\+ compiler.*install a C\+\+ compiler.*without `compile`"):
         fit(config, dataset, tmp_path / "run")

@@ -13,6 +13,8 @@ ZOO_INSTALLED := $(ZOO)/.installed
 # KServe's client needs older packages than Normfold's development environment has.
 KSERVE := .venv-kserve
 KSERVE_INSTALLED := $(KSERVE)/.installed
+MLSERVER := .venv-mlserver
+MLSERVER_INSTALLED := $(MLSERVER)/.installed
 PIP_OPTIONS := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu)
 
 TORCH_RANGE := $(shell sed -n 's/.*"\(torch>=[^"]*\)".*/\1/p' pyproject.toml)
@@ -27,7 +29,7 @@ PROFILES ?= --profile monitoring
 # A file's tests run in one process, so that they share its fixtures; the marker alone keeps the other process waiting.
 TWO_PROCESSES := --numprocesses 2 --dist loadfile
 
-.PHONY: help system-packages setup demo docs grpc-stubs swagger-ui notebooks test test-quick test-backend fuzz fuzz-wire lint format study release-check lock image up down test-containers test-kserve serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-fold-zoo bench-serve bench-drift bench-gpu bench-node bench-precision check-gpu clean
+.PHONY: help system-packages setup demo docs grpc-stubs swagger-ui notebooks test test-quick test-backend fuzz fuzz-wire lint format study release-check lock image up down test-containers test-kserve test-mlserver serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-fold-zoo bench-serve bench-drift bench-gpu bench-node bench-precision check-gpu clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -126,6 +128,9 @@ test-containers: $(INSTALLED)  ## Test the images: build, train, serve, send req
 test-kserve: $(INSTALLED) $(KSERVE_INSTALLED)  ## Test gRPC with KServe's own client, in an environment of its own.
 	KSERVE_PYTHON=$(KSERVE)/bin/python $(BIN)/python -m pytest tests/kserve
 
+test-mlserver: $(INSTALLED) $(MLSERVER_INSTALLED)  ## Test HTTP and gRPC with MLServer's types and codecs, in an environment of its own.
+	MLSERVER_PYTHON=$(MLSERVER)/bin/python $(BIN)/python -m pytest tests/mlserver
+
 serve: $(INSTALLED)  ## Serve ./model_repository on port 8000.
 	$(BIN)/normfold serve
 
@@ -184,10 +189,15 @@ $(KSERVE_INSTALLED):
 	$(KSERVE)/bin/pip install --quiet --disable-pip-version-check 'kserve>=0.21,<1'
 	@touch $@
 
+$(MLSERVER_INSTALLED):
+	$(PYTHON) -m venv $(MLSERVER)
+	$(MLSERVER)/bin/pip install --quiet --disable-pip-version-check 'mlserver>=1.7,<2'
+	@touch $@
+
 $(DOCS_INSTALLED): $(INSTALLED)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu,train,dev,docs]'
 	@touch $@
 
 clean:  ## Remove .venv, caches and build output; runs and models stay.
-	rm -rf $(VENV) $(ZOO) $(KSERVE) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(ZOO) $(KSERVE) $(MLSERVER) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -46,6 +46,7 @@ def announce(listeners: Sequence[socket.socket], as_json: bool, settings: Settin
         sys.stdout.write(json.dumps(facts) + "\n")
         sys.stdout.flush()
     _warn_of_open_addresses([address[0] for address in addresses], settings)
+    _warn_of_unused_tls(bool(addresses), settings)
 
 
 def _warn_of_open_addresses(hosts: Sequence[str], settings: Settings) -> None:
@@ -58,6 +59,22 @@ def _warn_of_open_addresses(hosts: Sequence[str], settings: Settings) -> None:
                 "Anyone who reaches %s can use this service: it has no keys; see 'normfold keys create' and --keys.",
                 host,
             )
+
+
+def _warn_of_unused_tls(listens_on_tcp: bool, settings: Settings) -> None:
+    """Log a warning where a certificate, or an authority of clients, does less than it seems."""
+    if settings.tls_cert is None:
+        return
+    if not listens_on_tcp:
+        used = "only gRPC uses TLS" if settings.grpc_port is not None else "nothing uses TLS"
+        text = (
+            "The certificate is not for a Unix socket, which has no TLS: %s. --host or --port adds an address with TLS."
+        )
+        logger.warning(text, used)
+    if settings.grpc_port is not None and settings.tls_client_ca is not None and settings.tls_client_auth == "optional":
+        logger.warning(
+            "gRPC asks clients for no certificate, since it cannot make one optional; HTTP checks those that are sent."
+        )
 
 
 def _url(scheme: str, host: str, port: int) -> str:

@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from normfold.cli.option_names import OPTIONS
+from normfold.cli.signals import exit_at_once
 from normfold.cli.standard_streams import open_closed_streams
 from normfold.contract.errors import NormfoldError
 
@@ -97,7 +98,6 @@ app = typer.Typer(
         "serve the result."
     ),
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -126,18 +126,29 @@ def main() -> None:
     SIGTERM unwinds like an error, so that what is half-written is removed; `serve` and `train` have their own handlers.
     """
     open_closed_streams()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    _handle_signals()
     try:
         app()
     except NormfoldError as error:
         _fail(error.on_command_line(OPTIONS))
         raise SystemExit(error.exit_code) from None
     except Exception:  # noqa: BLE001 -- whatever it is, it must not look like a failed check
+        import logging
         import traceback
 
+        logging.shutdown()  # lines of the log that wait are written before
         traceback.print_exc()
         _fail("This is a fault of Normfold; please report it with the lines above.")
         raise SystemExit(INTERNAL_FAULT) from None
+
+
+def _handle_signals() -> None:
+    if sys.argv[1:2] == ["serve"]:
+        exit_at_once()
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # by normfold.cli.entry
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _fail(sentence: str) -> None:

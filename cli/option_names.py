@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
-
-import typer
+from typing import TYPE_CHECKING
 
 from normfold.contract.errors import with_options
 
@@ -27,9 +25,6 @@ OPTIONS = {
     "warm_up_s": "--warm-up",
 }
 """Argument of the Python API to its option, where that is not named like it."""
-
-
-FORCE_OVERWRITE: Any = typer.Option("--force", help="Write over IN.onnx if OUT.onnx is the same file.")
 
 
 def in_options(sentence: str) -> str:

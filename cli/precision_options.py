@@ -61,9 +61,6 @@ MAX_DROP: Any = typer.Option(
     show_default="0.01",
 )
 FORCE: Any = typer.Option("--force", help="Write an int8 network that is not faster.")
-FORCE_OR_OVERWRITE: Any = typer.Option(
-    "--force", help="Write an int8 network that is not faster; write over IN.onnx if OUT.onnx is the same file."
-)
 FLOAT16_IO: Any = typer.Option(
     "--float16-io", help="For float16: make inputs and outputs float16 too; clients send them as binary data."
 )

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from normfold._shared.paths import REPOSITORY
+from normfold.cli.completion import complete_model
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.triton import config_record, import_lines, import_record, import_summary
 
@@ -59,7 +60,10 @@ def import_(
 
 
 def triton_config(
-    name: Annotated[str | None, typer.Argument(help="One model; all of them if not given.", metavar="NAME")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="One model; all of them if not given.", metavar="NAME", autocompletion=complete_model),
+    ] = None,
     repository: Repository = Path(REPOSITORY),
     version_policy: Annotated[
         str,

@@ -1,5 +1,5 @@
 """`python -m normfold`: the same as `normfold`, where the script is not on the path."""
 
-from normfold.cli.main import main
+from normfold.cli.entry import main
 
 main()

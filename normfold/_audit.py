@@ -13,7 +13,9 @@ from normfold._shared.overwrite import is_same_file
 from normfold._shared.packages import require_packages
 from normfold._shared.paths import AnyPath, optional_path
 from normfold._shared.progress import Progress, progress_callback
-from normfold._shared.source import Source, build_network, check_arguments, parse_shape, require_torch_source
+from normfold._shared.sources.network import build_network
+from normfold._shared.sources.resolve import files_of, require_torch_source, resolved
+from normfold._shared.sources.source import Source, check_arguments, parse_shape
 from normfold.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -77,7 +79,7 @@ def audit(
     html: AnyPath | None = None,
     progress: Progress = False,
 ) -> AuditResult:
-    """Find problems of BatchNorm layers in a trained network, an ONNX file or your own network.
+    """Find problems of BatchNorm layers in a trained network, a bundle, an ONNX file or your own network.
 
     Checks for statistics that were never set or differ from the data's, variance near zero, dead channels, NaN, an
     unusual epsilon, train mode, dropout before BatchNorm, and small batches. The source is not changed.
@@ -88,7 +90,8 @@ def audit(
         ()
 
     Args:
-        source: a run folder, an ONNX file, a torch network, or module:factory, a function that returns one.
+        source: a run folder, a bundle, an ONNX file, a torch network, or module:factory, a function that returns one.
+            Of a bundle it is the unfolded model.
         data: compare the statistics with these: digits, npz:PATH, csv:PATH, parquet:PATH, images:DIR or masks:DIR; a
             run folder's are its training data.
         weights: of a factory's network: .safetensors, or a state dict or checkpoint of torch.save. No code in it runs.
@@ -104,6 +107,7 @@ def audit(
         MissingPackageError: the extra `export` (ONNX files) or `train` (all else) is not installed.
         ArgumentError: there is no such source, or an argument cannot be used, or an argument does not apply to it.
         ModelFileError, WeightsError, ArchitectureError: the network cannot be loaded.
+        RepositoryError, DamagedVersionError: the bundle is not there, or not what was exported.
         DataError: the data cannot be read, or have another shape.
         WriteError: the page cannot be written.
     """
@@ -121,10 +125,11 @@ def audit(
     )
     check_arguments(given)
     page = optional_path(html)
-    if page is not None and given.is_onnx and is_same_file(page, given.text):
+    if page is not None and any(is_same_file(page, file) for file in files_of(given)):
         raise ArgumentError(f"`html` {str(html)!r} is the model itself; give the page another name.")
     with progress_callback(progress) as progress:
-        found = _audit_onnx(given, data) if given.is_onnx else _audit_torch(given, data, progress)
+        has_file = given.is_onnx or given.bundle is not None
+        found = _audit_onnx(given, data, progress) if has_file else _audit_torch(given, data, progress)
     result = AuditResult(given.text, dataclasses.replace(found, findings=_worst_first(found)))
     if page is not None:
         from normfold.contract.atomic_write import atomic_path
@@ -140,13 +145,14 @@ def _worst_first(found: Audit) -> tuple[Finding, ...]:
     return tuple(sorted(found.findings, key=lambda finding: -list(Severity).index(finding.severity)))
 
 
-def _audit_onnx(given: Source, data: str | None) -> Audit:
+def _audit_onnx(given: Source, data: str | None, progress: ProgressCallback) -> Audit:
     if data is not None:
-        raise ArgumentError("`data` is for a run folder or module:factory; an ONNX file is audited without data.")
+        raise ArgumentError(f"`data` is for a run folder or module:factory; {given.kind} is audited without data.")
     require_packages("onnx", "onnx_ir", extra="export", needed_for="normfold audit")
     from normfold.export.files.audit_file import audit_onnx
 
-    return audit_onnx(Path(given.text))
+    with resolved(given, progress) as unfolded:
+        return audit_onnx(unfolded.path)
 
 
 def _audit_torch(given: Source, data: str | None, progress: ProgressCallback) -> Audit:

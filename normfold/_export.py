@@ -13,7 +13,8 @@ from normfold._shared.paths import REPOSITORY, AnyPath, optional_path
 from normfold._shared.progress import Progress, progress_callback
 from normfold._shared.quantize import RangeSourceName, precision_options
 from normfold._shared.results import unfolded_page, verification_sentence
-from normfold._shared.source import Resolved, Source, resolve
+from normfold._shared.sources.resolve import Resolved, resolve
+from normfold._shared.sources.source import Source
 from normfold.contract.atomic_write import temporary_folder
 from normfold.errors import ArgumentError
 
@@ -196,6 +197,11 @@ def export(
         dynamic_size=dynamic_size,
         keep_statistics=keep_statistics,
     )
+    if given.bundle is not None:
+        raise ArgumentError(
+            f"{given.text!r} is a bundle already; normfold quantize converts it, normfold repository copy copies it, "
+            "and normfold adapt changes its statistics."
+        )
     options = _precision_options(precision, samples, as_tensors, ranges, max_drop, force, float16_io, keep_reference)
     model = name or given.default_name
     check_name(model)

@@ -55,8 +55,8 @@ PROGRAMS = (
     Program("h2load", ("nghttp2-client",), "make bench-serve, part grpc"),
     Program("taskset", ("util-linux",), "make bench-serve"),
     Program("nginx", ("nginx-light", "nginx"), "tests/service: clients through a reverse proxy"),
-    Program("chromium", ("chromium",), "tests/service/web: the page at /docs; looking at the documentation"),
-    Program("chromedriver", ("chromium-driver",), "looking at these pages with a script"),
+    Program("chromium", ("chromium",), "tests/service/web: the pages at / and /docs; looking at the documentation"),
+    Program("chromedriver", ("chromium-driver",), "tests/service/web: the page at /"),
 )
 
 SERVICES = {"prometheus": ("prometheus",), "nginx": ("nginx", "nginx-light")}

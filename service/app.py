@@ -16,13 +16,13 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from normfold.service.auth.authorization import Authorizer, required_scope
+from normfold.service.auth.cross_site import CrossSiteCheck
 from normfold.service.auth.key_store import KeyStore
 from normfold.service.auth.rate_limit import RateLimiter
 from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.error_responses import install_handlers
 from normfold.service.grpc.server_factory import open_grpc
 from normfold.service.http.cors import Cors
-from normfold.service.http.cross_site import CrossSiteCheck
 from normfold.service.http.middleware import RequestMiddleware
 from normfold.service.inference.asgi import InferRoute
 from normfold.service.inference.byte_budget import ByteBudget
@@ -34,13 +34,15 @@ from normfold.service.inference.steps import RequestSteps
 from normfold.service.network.notify import Notifier, take_notifier
 from normfold.service.network.tls import Certificates, open_certificates
 from normfold.service.observability.access_log import open_access_log
+from normfold.service.observability.lost_lines import count_lost_lines
 from normfold.service.observability.metrics import Metrics
 from normfold.service.observability.payload_log.payload_log import open_payload_log
 from normfold.service.observability.telemetry import Telemetry
 from normfold.service.observability.trace_context import open_tracing
 from normfold.service.proxy.forwarding import Forwarding
 from normfold.service.proxy.trusted_addresses import TrustedAddresses
-from normfold.service.repository.arena_trimmer import ArenaTrimmer
+from normfold.service.repository.background.arena_trimmer import ArenaTrimmer
+from normfold.service.repository.background.sample_flusher import SampleFlusher
 from normfold.service.repository.repository import Repository
 from normfold.service.rollout.control import RolloutControl
 from normfold.service.rollout.rollouts import Rollouts
@@ -57,6 +59,7 @@ from normfold.service.routes.statistics import statistics_routes
 from normfold.service.runtime.cpu_limits import share_of_processors
 from normfold.service.settings import Settings
 from normfold.service.web.docs_routes import page_routes
+from normfold.service.web.index_routes import index_page, index_routes
 from normfold.service.workers.coordinator import Coordinator
 from normfold.service.workers.hangup import handle_hangup
 from normfold.service.workers.shared_state import SharedState
@@ -139,11 +142,12 @@ async def _load(repository: Repository, coordinator: Coordinator) -> None:
 
 
 async def _run_background(
-    loading: asyncio.Task[None], repository: Repository, coordinator: Coordinator, trimmer: ArenaTrimmer
+    loading: asyncio.Task[None], repository: Repository, coordinator: Coordinator, thread_pool: ThreadPool
 ) -> None:
-    """Poll the repository, follow the other worker processes, and trim memory, until cancelled."""
+    """Poll the repository, follow the other worker processes, trim memory, and flush samples, until cancelled."""
+    trimmer, flusher = ArenaTrimmer(repository, thread_pool), SampleFlusher(repository, thread_pool)
     await loading
-    await asyncio.gather(repository.poll(), coordinator.run(), trimmer.run())
+    await asyncio.gather(repository.poll(), coordinator.run(), trimmer.run(), flusher.run())
 
 
 async def _give_signs_of_life(notifier: Notifier) -> None:
@@ -185,6 +189,7 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     rollouts = Rollouts(repository, thread_pool, telemetry, settings)
     coordinator = Coordinator(repository, telemetry, shared, settings.workers, rollouts)
     payload_log = open_payload_log(settings)
+    telemetry.lost_lines = partial(count_lost_lines, access_log)
     telemetry.payloads = None if payload_log is None else payload_log.counts
     observers = AnswerObservers(rollouts, payload_log)
 
@@ -216,8 +221,7 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
             await loading  # the other workers serve meanwhile
         if grpc_server is not None:
             await grpc_server.start()
-        trimmer = ArenaTrimmer(repository, thread_pool)
-        background = asyncio.create_task(_run_background(loading, repository, coordinator, trimmer))
+        background = asyncio.create_task(_run_background(loading, repository, coordinator, thread_pool))
         watchdog = asyncio.create_task(_give_signs_of_life(notifier))
         yield
         if grpc_server is not None:
@@ -253,10 +257,10 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     large_responses = LargeResponses(thread_pool, settings.max_response_bytes)
     resources = InferResources(repository, thread_pool, large_responses, settings.max_body_bytes, observers)
     bodies = ByteBudget(settings.max_bodies_bytes)
-    grpc_server = open_grpc(settings, resources, steps, bodies, repository, coordinator, certificates)
-    app.state.grpc_server = grpc_server  # tests read its port
     trusted = TrustedAddresses(settings.forwarded_allow_ips) if settings.proxy_headers else None
     forwarding = Forwarding(settings.root_path, trusted, lambda path: required_scope(path) is not None)
+    grpc_server = open_grpc(settings, resources, steps, forwarding, bodies, repository, coordinator, certificates)
+    app.state.grpc_server = grpc_server  # tests read its port
     app.certificates = certificates
     app.wrap(InferRoute(resources), steps, bodies, forwarding, settings)
     if spans is None:
@@ -272,6 +276,8 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     app.include_router(drift_routes(repository, thread_pool))
     app.include_router(model_routes(repository))
     app.include_router(repository_routes(repository, coordinator, thread_pool, settings))
-    app.include_router(health_routes(repository, coordinator, needs_key=authorizer is not None))
+    page = None if settings.page_mode == "off" else index_page
+    app.include_router(health_routes(repository, coordinator, needs_key=authorizer is not None, page=page))
+    app.include_router(index_routes(settings))
     app.include_router(page_routes(app.openapi))
     return app

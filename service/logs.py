@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import multiprocessing
-import os
 import sys
-from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from enum import StrEnum
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from normfold.service.lines.line_writer import CLOSE_WITHIN_S, LineWriter
+from normfold.service.lines.targets import StandardErrorTarget
 from normfold.service.settings import Settings
 
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -25,10 +23,6 @@ TRACE_ID: ContextVar[str | None] = ContextVar("trace_id", default=None)
 
 FACTS = "facts"
 """Name of the record attribute that holds further fields: `logger.info(…, extra={FACTS: {…}})`."""
-
-
-_GONE = frozenset({errno.EPIPE, errno.EIO, errno.EBADF})
-"""Errors of writing that do not pass."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -64,21 +58,45 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
 
 
-class StandardErrorHandler(logging.StreamHandler[TextIO]):
-    """Writes to standard error; once nobody can read that any more, nothing more is written.
+class StandardErrorHandler(logging.Handler):
+    """Writes to standard error from a thread: a reader that stands still never stops who logs.
 
-    A reader that has ended (EPIPE) or a terminal that was closed (EIO) would otherwise cost every line an exception,
-    and the process its exit code.
+    Lines are written as they come. At the end of the process, what the reader does not take within CLOSE_WITHIN_S
+    seconds is lost.
+
+    Attributes:
+        writer: of the lines; the access log adds its own to it.
     """
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's name
-        """Redirect standard error to /dev/null where it is gone for good."""
-        error = sys.exc_info()[1]
-        if isinstance(error, OSError) and error.errno in _GONE:
-            with suppress(OSError), Path(os.devnull).open("wb") as nowhere:
-                os.dup2(nowhere.fileno(), self.stream.fileno())
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self.writer = LineWriter(StandardErrorTarget(descriptor), "The log on standard error", self._format_report)
+        self._is_stuck = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Add the line of a record."""
+        try:
+            line = self._encode(record)
+        except Exception:  # noqa: BLE001 -- as in logging's handlers: a line that cannot be made stops nobody
+            self.handleError(record)
         else:
-            super().handleError(record)
+            self.writer.write(line, len(line), at_once=True)
+
+    def flush(self) -> None:
+        """Wait until the lines are written, for a limited time."""
+        self._is_stuck = not self.writer.flush()
+
+    def close(self) -> None:
+        """Write what is pending, for a limited time, and end the thread."""
+        self.writer.close(0.0 if self._is_stuck else CLOSE_WITHIN_S)
+        super().close()
+
+    def _encode(self, record: logging.LogRecord) -> bytes:
+        return f"{self.format(record)}\n".encode(errors="backslashreplace")
+
+    def _format_report(self, text: str) -> bytes:
+        fields = {"name": __name__, "levelno": logging.ERROR, "levelname": "ERROR", "msg": text}
+        return self._encode(logging.makeLogRecord(fields))
 
 
 class LogFormat(StrEnum):
@@ -98,14 +116,30 @@ def configured_format() -> LogFormat | None:
     return None
 
 
+def standard_error_writer() -> LineWriter | None:
+    """Return what writes the service's log to standard error; None if `configure_logging` did not configure it."""
+    handlers = logging.getLogger().handlers
+    return next((handler.writer for handler in handlers if isinstance(handler, StandardErrorHandler)), None)
+
+
 def configure_logging(settings: Settings) -> None:
     """Send every log line of the process, Python's warnings included, to standard error."""
     text = settings.log_format == "text" or (settings.log_format == "auto" and sys.stderr.isatty())
-    handler = StandardErrorHandler()
+    handler = _standard_error_handler()
     handler.setFormatter(TextFormatter() if text else JsonFormatter())
     logging.captureWarnings(True)
     root = logging.getLogger()
+    before = [each for each in root.handlers if isinstance(each, StandardErrorHandler)]
     root.handlers[:] = [handler]
+    for each in before:
+        each.close()
     root.setLevel(settings.log_level.upper())
     # The service logs its start and end itself; uvicorn's warnings and errors stay.
     logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, root.level))
+
+
+def _standard_error_handler() -> logging.Handler:
+    try:
+        return StandardErrorHandler(sys.stderr.fileno())
+    except (AttributeError, OSError):  # standard error is closed, or replaced by an object that is no file
+        return logging.StreamHandler()

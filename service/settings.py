@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from normfold.contract.image_decoding import MAX_IMAGE_PIXELS
 from normfold.service.errors import SettingsError
+from normfold.service.proxy.loopback import is_loopback
 from normfold.service.proxy.prefix import check_prefix
 from normfold.service.proxy.trusted_addresses import check_trusted
 from normfold.service.rollout_options import SHADOW_SHARE, parse_rollouts
@@ -120,6 +121,11 @@ class Settings(BaseSettings):
         default=(),
         description="Host names, besides this machine's own, under which models are loaded and unloaded without keys, "
         "joined by commas, or *.",
+    )
+    page: Literal["on", "read", "off"] | None = Field(
+        default=None,
+        description="The page at /: on, read (it loads and unloads no models) or off; if not set, on if host "
+        "has loopback addresses only, otherwise read.",
     )
     root_path: str = Field(
         default="",
@@ -273,6 +279,11 @@ class Settings(BaseSettings):
     def hosts(self) -> tuple[str, ...]:
         """The addresses to listen on."""
         return tuple(host.strip() for host in self.host.split(","))
+
+    @property
+    def page_mode(self) -> Literal["on", "read", "off"]:
+        """The setting `page`, or what it is if not set."""
+        return self.page or ("on" if all(map(is_loopback, self.hosts)) else "read")
 
     @field_validator("host")
     @classmethod

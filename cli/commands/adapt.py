@@ -12,7 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from normfold._shared.paths import REPOSITORY
+from normfold.cli.completion import complete_source
 from normfold.cli.option_names import in_options, report_in_options
+from normfold.cli.options.input import INPUTS
 from normfold.cli.repository_option import explicit_repository, names_repository
 from normfold.contract.errors import InputError
 from normfold.display.terminal.console import err, out, print_json, warn
@@ -28,7 +30,12 @@ if TYPE_CHECKING:
 def adapt(
     context: typer.Context,
     bundle: Annotated[
-        Path, typer.Argument(help="The model, in its repository; its newest version.", metavar="REPOSITORY/NAME|NAME")
+        Path,
+        typer.Argument(
+            help="The model, in its repository; its newest version.",
+            metavar="REPOSITORY/NAME|NAME",
+            autocompletion=complete_source,
+        ),
     ],
     samples: Annotated[
         Path,
@@ -47,7 +54,10 @@ def adapt(
             min=0, max=1e9, help="Weight of the training statistics, as a number of samples.", show_default="16.0"
         ),
     ] = None,
-    version: Annotated[int | None, typer.Option(min=1, help="The version to adapt, if not the newest.")] = None,
+    version: Annotated[
+        int | None,
+        typer.Option(min=1, help="The version to adapt, if not the newest."),
+    ] = None,
     tensors: Annotated[
         bool | None,
         typer.Option(
@@ -62,9 +72,7 @@ def adapt(
             "--allow-partial", help="Leave layers whose statistics cannot be replaced or sampled, and adapt the others."
         ),
     ] = False,
-    inputs: Annotated[
-        Path | None, typer.Option(help="Inputs for the verification: .npz, an array for each input.", metavar="FILE")
-    ] = None,
+    inputs: Annotated[Path | None, INPUTS] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would change, and write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

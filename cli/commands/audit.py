@@ -8,6 +8,9 @@ from typing import Annotated
 
 import typer
 
+from normfold.cli.options.input import SHAPE
+from normfold.cli.options.overwrite import FORCE, ask_before_overwriting
+from normfold.cli.options.source import ARG, PARTIAL, SOURCE, STRIP_PREFIX, WEIGHTS, WEIGHTS_KEY, of_factory
 from normfold.cli.warnings import warnings_as_sentences
 from normfold.display.terminal.console import err, fail, out, print_json
 
@@ -21,10 +24,7 @@ class FailOn(StrEnum):
 
 
 def audit(
-    source: Annotated[
-        str,
-        typer.Argument(help="A run folder, an ONNX file, or module:factory.", metavar="RUN|MODEL.onnx|MODULE:FACTORY"),
-    ],
+    source: Annotated[str, SOURCE],
     data: Annotated[
         str | None,
         typer.Option(
@@ -33,35 +33,22 @@ def audit(
             metavar="DATA",
         ),
     ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="Weights of module:factory: safetensors, a state dict or a checkpoint.", metavar="FILE"),
-    ] = None,
-    weights_key: Annotated[
-        str | None, typer.Option(help="Of the state dict in --weights, such as state_dict_ema.", metavar="KEY")
-    ] = None,
-    strip_prefix: Annotated[
-        str | None, typer.Option(help="Before the network's names in --weights.", metavar="PREFIX")
-    ] = None,
-    partial: Annotated[bool, typer.Option("--partial", help="Load of --weights what fits.")] = False,
-    input_: Annotated[
-        str | None,
-        typer.Option(
-            "--input", help="Shape of one sample for module:factory without --data: 3x224x224.", metavar="SHAPE"
-        ),
-    ] = None,
-    arg: Annotated[
-        list[str] | None, typer.Option(help="Argument for module:factory; repeatable.", metavar="NAME=VALUE")
-    ] = None,
+    input_: Annotated[str | None, SHAPE] = None,
+    weights: Annotated[Path | None, WEIGHTS] = None,
+    weights_key: Annotated[str | None, WEIGHTS_KEY] = None,
+    strip_prefix: Annotated[str | None, STRIP_PREFIX] = None,
+    partial: Annotated[bool, PARTIAL] = False,
+    arg: Annotated[list[str] | None, ARG] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write an HTML page with histograms per layer.", metavar="FILE")
     ] = None,
     fail_on: Annotated[
         FailOn, typer.Option(help="Exit with 1 for a finding of this severity or above.")
     ] = FailOn.ERROR,
+    force: Annotated[bool, FORCE] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Find problems of BatchNorm layers in a trained network, an ONNX file, or your own network.
+    """Find problems of BatchNorm layers in a run folder, a bundle, an ONNX file, or your own network.
 
     Checks for statistics that were never set or differ from the data's, variance near zero, dead channels, NaN, an
     unusual epsilon, train mode, dropout before BatchNorm, and small batches. The source is not changed.
@@ -74,16 +61,12 @@ def audit(
     from normfold import audit as audit_network
     from normfold.display.terminal.audit import audit_record, findings_table, verdict
 
+    ask_before_overwriting(force, html, read=source)
     with err.status("starting") as status, warnings_as_sentences():
         result = audit_network(
             source,
             data=data,
-            weights=weights,
-            weights_key=weights_key,
-            strip_prefix=strip_prefix,
-            partial=partial,
-            input_shape=input_,
-            arguments=tuple(arg or ()),
+            **of_factory(input_, weights, weights_key, strip_prefix, partial, arg),
             html=html,
             progress=status.update,
         )

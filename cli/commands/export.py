@@ -9,8 +9,10 @@ import typer
 from rich.table import Table
 
 from normfold._shared.paths import REPOSITORY
-from normfold.cli.input_option import parse_input
+from normfold.cli.completion import complete_source
 from normfold.cli.option_names import in_options, report_in_options
+from normfold.cli.options.input import INPUT, INPUTS, parse_input
+from normfold.cli.options.source import ARG, KEEP_STATISTICS, PARTIAL, STRIP_PREFIX, WEIGHTS, WEIGHTS_KEY, of_factory
 from normfold.cli.precision_options import (
     FLOAT16_IO,
     FORCE,
@@ -35,7 +37,11 @@ from normfold.display.terminal.verification import verification_record, verifica
 def export(
     source: Annotated[
         str,
-        typer.Argument(help="A run folder, an ONNX file, or module:factory.", metavar="RUN|MODEL.onnx|MODULE:FACTORY"),
+        typer.Argument(
+            help="A run folder, an ONNX file, or module:factory.",
+            metavar="RUN|FILE.onnx|MODULE:FACTORY",
+            autocompletion=complete_source,
+        ),
     ],
     repository: Annotated[
         Path, typer.Option(envvar="NORMFOLD_REPOSITORY", help="Folder of models to write to; created if missing.")
@@ -45,38 +51,16 @@ def export(
     card: Annotated[
         Path | None, typer.Option(help="Source card (JSON): preprocessing, labels …", metavar="FILE")
     ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="Weights of module:factory: safetensors, a state dict or a checkpoint.", metavar="FILE"),
-    ] = None,
-    weights_key: Annotated[
-        str | None, typer.Option(help="Of the state dict in --weights, such as state_dict_ema.", metavar="KEY")
-    ] = None,
-    strip_prefix: Annotated[
-        str | None, typer.Option(help="Before the network's names in --weights.", metavar="PREFIX")
-    ] = None,
-    partial: Annotated[bool, typer.Option("--partial", help="Load of --weights what fits.")] = False,
-    input_: Annotated[
-        str | None,
-        typer.Option(
-            "--input",
-            metavar="uint8|SHAPE",
-            help="uint8: accept 8-bit pixels, and fold their standardisation too. "
-            "For module:factory also the shape of one sample, as 3x224x224 or uint8:3x224x224.",
-        ),
-    ] = None,
-    arg: Annotated[
-        list[str] | None, typer.Option(help="Argument for module:factory; repeatable.", metavar="NAME=VALUE")
-    ] = None,
+    input_: Annotated[str | None, INPUT] = None,
+    weights: Annotated[Path | None, WEIGHTS] = None,
+    weights_key: Annotated[str | None, WEIGHTS_KEY] = None,
+    strip_prefix: Annotated[str | None, STRIP_PREFIX] = None,
+    partial: Annotated[bool, PARTIAL] = False,
+    arg: Annotated[list[str] | None, ARG] = None,
     opset: Annotated[int | None, typer.Option(help="ONNX opset, when exporting from torch.")] = None,
     dynamic_size: Annotated[bool, typer.Option("--dynamic-size", help="Leave height and width free.")] = False,
-    keep_statistics: Annotated[
-        bool,
-        typer.Option("--keep-statistics", help="Do not recalibrate the running mean and variance of a run folder."),
-    ] = False,
-    inputs: Annotated[
-        Path | None, typer.Option(help="Inputs for the verification: .npz, an array for each input.", metavar="FILE")
-    ] = None,
+    keep_statistics: Annotated[bool, KEEP_STATISTICS] = False,
+    inputs: Annotated[Path | None, INPUTS] = None,
     merge: Annotated[bool, typer.Option(help="Merge parallel linear branches into one layer, as in RepVGG.")] = True,
     keep_source: Annotated[
         bool, typer.Option("--source/--no-source", help="Keep the unfolded model in the bundle.")
@@ -141,13 +125,8 @@ def export(
             name=name,
             version=version,
             card=card,
-            weights=weights,
-            weights_key=weights_key,
-            strip_prefix=strip_prefix,
-            partial=partial,
-            input_shape=input_shape,
+            **of_factory(input_shape, weights, weights_key, strip_prefix, partial, arg),
             takes_pixels=takes_pixels,
-            arguments=tuple(arg or ()),
             opset=opset,
             dynamic_size=dynamic_size,
             keep_statistics=keep_statistics,

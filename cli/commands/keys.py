@@ -36,7 +36,7 @@ class _Scope(StrEnum):
 File = Annotated[
     Path, typer.Option("--keys", envvar="NORMFOLD_KEYS", help="Key file.", metavar="FILE", show_default=False)
 ]
-Identity = Annotated[str, typer.Argument(help="Id of a key, as list shows it.", metavar="ID")]
+Identity = Annotated[str, typer.Argument(help="Id or name of a key, as list shows them.", metavar="ID|NAME")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -101,7 +101,7 @@ def rotate(
 ) -> None:
     """Give a key a new secret and print the new key once. Without a grace period the old secret is invalid at once.
 
-    Example: `normfold keys rotate 3f9a1c07 --keys keys.json --grace-minutes 60`
+    Example: `normfold keys rotate ci --keys keys.json --grace-minutes 60`
     """
     from normfold.service.auth.key_admin import rotate_key
 
@@ -114,7 +114,7 @@ def rotate(
 def revoke(identity: Identity, file: File, as_json: Json = False) -> None:
     """Revoke a key permanently.
 
-    Example: `normfold keys revoke 3f9a1c07 --keys keys.json`
+    Example: `normfold keys revoke ci --keys keys.json`
     """
     from normfold.service.auth.key_admin import revoke_key
 

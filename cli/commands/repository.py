@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from normfold._shared.paths import REPOSITORY
+from normfold.cli.completion import complete_model, complete_version
 from normfold.cli.triton_commands import import_, triton_config
 from normfold.contract.errors import InputError
 from normfold.display.terminal.console import err, out, print_json, warn
@@ -39,14 +40,18 @@ app.command("import")(import_)
 app.command("triton-config")(triton_config)
 
 Repository = Annotated[Path, typer.Option(envvar="NORMFOLD_REPOSITORY", help="Folder of models.")]
-Name = Annotated[str, typer.Argument(help="The model.", metavar="NAME")]
+OneOrAll = Annotated[
+    str | None,
+    typer.Argument(help="One model; all of them if not given.", metavar="NAME", autocompletion=complete_model),
+]
+Name = Annotated[str, typer.Argument(help="The model.", metavar="NAME", autocompletion=complete_model)]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation; required without a terminal.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @app.command("list")
 def list_(
-    name: Annotated[str | None, typer.Argument(help="One model; all of them if not given.", metavar="NAME")] = None,
+    name: OneOrAll = None,
     repository: Repository = Path(REPOSITORY),
     verify: Annotated[bool, typer.Option("--verify", "--check", help="Read every file and verify its sha256.")] = False,
     as_json: AsJson = False,
@@ -73,7 +78,7 @@ def list_(
 
 @app.command()
 def check(
-    name: Annotated[str | None, typer.Argument(help="One model; all of them if not given.", metavar="NAME")] = None,
+    name: OneOrAll = None,
     repository: Repository = Path(REPOSITORY),
     as_json: AsJson = False,
 ) -> None:
@@ -130,7 +135,8 @@ def copy_(
 def rollback(
     name: Name,
     to: Annotated[
-        int | None, typer.Option(help="The version to go back to; the one before the newest if not given.")
+        int | None,
+        typer.Option(help="The version to go back to; the one before the newest if not given."),
     ] = None,
     repository: Repository = Path(REPOSITORY),
     as_json: AsJson = False,
@@ -159,7 +165,9 @@ def rollback(
 @app.command()
 def delete(
     name: Name,
-    versions: Annotated[list[int], typer.Argument(help="The versions to delete.", metavar="VERSION…")],
+    versions: Annotated[
+        list[int], typer.Argument(help="The versions to delete.", metavar="VERSION…", autocompletion=complete_version)
+    ],
     last: Annotated[bool, typer.Option("--last", help="Delete even if no version remains that can be served.")] = False,
     yes: Yes = False,
     repository: Repository = Path(REPOSITORY),
@@ -192,7 +200,7 @@ def delete(
 @app.command()
 def prune(
     keep: Annotated[int, typer.Option(min=1, help="Number of versions of each model to keep: the highest.")],
-    name: Annotated[str | None, typer.Argument(help="One model; all of them if not given.", metavar="NAME")] = None,
+    name: OneOrAll = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be deleted, and delete nothing.")
     ] = False,

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Literal, NoReturn
 
 import typer
@@ -232,6 +228,7 @@ def serve(
     """
     require_onnxruntime()
     from normfold.cli.announcement import announce
+    from normfold.cli.signals import stop_request
     from normfold.service.auth.key_file import read_keys
     from normfold.service.grpc.address import reserved_ports
     from normfold.service.http.server import make_server, run_workers
@@ -282,16 +279,16 @@ def serve(
     if (payload_file := open_payload_file(settings)) is not None:  # likewise
         payload_file.close()
     _raise_file_limit(settings.max_connections + _OTHER_FILES)
-    hanging: SystemExit | None = None
     with (
+        stop_request() as stop,
         open_listeners(settings) as listeners,
         reserved_ports(settings.hosts, settings.grpc_port) as reserved,
         locked_state_dir(settings.state_dir, settings.workers, settings.repository) as state_dir,
-        _exit_zero_on_signal(),
     ):
         settings = settings.model_copy(update={"state_dir": state_dir, "grpc_port": reserved})
         if settings.workers > 1:
             announce(listeners, as_json, settings)
+            stop.check()
             run_workers(settings, listeners, "normfold.service.app:create_app")
             return
         use_one_arena()
@@ -302,14 +299,16 @@ def serve(
         app = create_app(settings)
         server = make_server(app, settings)
         announce(listeners, as_json, settings)
+        stop.hand_over(server)
+        end = SystemExit(0)
         try:
             server.run(sockets=list(listeners))
-        except SystemExit as end:
-            if app.state.thread_pool.ended and app.state.rollouts.ended:
-                raise
-            hanging = end
-    if hanging is not None:
-        _exit_immediately(hanging)
+        except SystemExit as error:
+            end = error
+        has_ended = app.state.thread_pool.ended and app.state.rollouts.ended
+    if not has_ended:
+        _exit_immediately(end)
+    raise end
 
 
 def _raise_file_limit(required: int) -> None:
@@ -336,23 +335,3 @@ def _exit_immediately(end: SystemExit) -> NoReturn:
     logging.shutdown()
     sys.stdout.flush()
     os._exit(end.code if isinstance(end.code, int) else 1)
-
-
-@contextlib.contextmanager
-def _exit_zero_on_signal() -> Iterator[None]:
-    """Exit with code 0 on SIGTERM and SIGINT.
-
-    While it serves, uvicorn handles both signals: it finishes the requests in flight, within limits. Afterwards it
-    raises them again for the handler that was installed before, which is this one.
-    """
-
-    def exit_zero(_signal: int, _frame: FrameType | None) -> None:
-        raise SystemExit(0)
-
-    handled = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, exit_zero) for number in handled}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from normfold.cli.completion import complete_architecture
 from normfold.cli.signals import exit_code, raise_on_sigterm
 from normfold.cli.warnings import warnings_as_sentences
 from normfold.contract.errors import InputError, SetupError
@@ -27,7 +28,12 @@ TABLES = "Tables (csv:PATH, parquet:PATH)"
 def train(
     folder: Annotated[Path, typer.Option("--out", help="Run folder to write, or to resume.")],
     arch: Annotated[
-        str | None, typer.Option(help="Architecture, or your own module:factory.", show_default="convnet")
+        str | None,
+        typer.Option(
+            help="Architecture, or your own module:factory.",
+            show_default="convnet",
+            autocompletion=complete_architecture,
+        ),
     ] = None,
     arg: Annotated[
         list[str] | None,
@@ -48,7 +54,8 @@ def train(
         ),
     ] = None,
     image_size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Size for images of a folder, in pixels.", rich_help_panel=DATA)
+        str | None,
+        typer.Option(metavar="HxW", help="Size for images of a folder; 64 is 64x64.", rich_help_panel=DATA),
     ] = None,
     channels: Annotated[
         int | None,
@@ -509,16 +516,17 @@ def _print_learning_rate(result: LearningRateResult, as_json: bool) -> None:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Read a size given as HEIGHTxWIDTH, or as one number for both, in pixels.
+    """Read a size in pixels, given as HEIGHTxWIDTH, or as one number for both.
 
     Raises:
-        InputError: neither one nor two positive whole numbers with an x between.
+        InputError: not one or two positive whole numbers, with an x between.
     """
-    height, separator, width = text.lower().partition("x")
-    sides = (height, width if separator else height)
-    if not all(re.fullmatch("0*[1-9][0-9]{0,8}", side, re.ASCII) for side in sides):
-        raise InputError(f"--image-size {text[:40]!r} is not of the form HEIGHTxWIDTH, for example 32x32.")
-    return int(sides[0]), int(sides[1])
+    height, x, width = text.lower().partition("x")
+    if not x:
+        width = height
+    if not all(re.fullmatch("0*[1-9][0-9]{0,8}", side, re.ASCII) for side in (height, width)):
+        raise InputError(f"--image-size {text[:40]!r} is not HEIGHTxWIDTH or one number for both, such as 32x48 or 32.")
+    return int(height), int(width)
 
 
 def parse_weights(text: str) -> str | list[float]:

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from normfold.contract.drift.flush_request import request_flush
 from normfold.contract.drift.monitor import MONITOR_NAME
 from normfold.contract.drift.samples import (
     SAMPLES_SUFFIX,
@@ -106,6 +107,7 @@ def read_kept_samples(state_dir: Path, manifest: Manifest, expected: SampleForma
         SampleError: there are none, or they are of another network.
     """
     folder = drift_folder(state_dir, manifest) if MONITOR_NAME in manifest.files else state_dir
+    is_complete = request_flush(folder)
     found = [row for path in sorted(folder.glob(f"*{SAMPLES_SUFFIX}")) for row in read_stored_samples(path)]
     if not found:
         raise SampleError(
@@ -118,6 +120,8 @@ def read_kept_samples(state_dir: Path, manifest: Manifest, expected: SampleForma
         raise SampleError(f"What {str(state_dir)!r} keeps of {manifest.name} has no input {missing[0]!r}.")
     first, last = (datetime.fromtimestamp(row.time, UTC).strftime("%Y-%m-%d %H:%M:%S") for row in (rows[0], rows[-1]))
     origin = f"The service kept {len(rows):,} rows, which came between {first} and {last} UTC."
+    if not is_complete:
+        origin += " It did not write its newest rows on request; those of the last ten seconds may be missing."
     return replace(tensor_samples(folder, arrays, expected), origin=origin)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from normfold._shared.source import Source
+from normfold._shared.sources.source import Source
 from normfold.contract.preprocess import ImagePreprocessing
 
 if TYPE_CHECKING:

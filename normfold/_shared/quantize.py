@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from normfold._shared.argument_checks import FLAG, NUMBER, PATH, TEXT, VERSION, check, check_as_tensors, check_optional
-from normfold._shared.overwrite import is_same_file, require_other_file
+from normfold._shared.overwrite import require_other_file
 from normfold._shared.packages import require_export
-from normfold._shared.paths import REPOSITORY, AnyPath, optional_path
+from normfold._shared.paths import AnyPath, optional_path
 from normfold._shared.progress import Progress, progress_callback
+from normfold._shared.sources.bundle import is_model, is_run_folder, place_of, usual_repository
+from normfold._shared.sources.resolve import files_of, require_torch_source, resolved
+from normfold._shared.sources.source import WEIGHTS_ENDINGS, Source, check_arguments
 from normfold.errors import ArgumentError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from normfold.contract.manifest import Manifest
     from normfold.contract.precision.record import Precision, PrecisionProof
     from normfold.export.fold.report import FoldReport
@@ -64,7 +70,7 @@ class QuantizeResult:
 
 
 def quantize(
-    source: AnyPath,
+    source: AnyPath | nn.Module,
     target: AnyPath | None = None,
     *,
     precision: LowerPrecisionName = "int8",
@@ -76,6 +82,13 @@ def quantize(
     card: AnyPath | None = None,
     inputs: AnyPath | None = None,
     max_drop: float | None = None,
+    weights: AnyPath | None = None,
+    weights_key: str | None = None,
+    strip_prefix: str | None = None,
+    partial: bool = False,
+    input_shape: str | Sequence[int] | None = None,
+    arguments: Mapping[str, Any] | Sequence[str] = (),
+    keep_statistics: bool = False,
     force: bool = False,
     float16_io: bool = False,
     keep_reference: bool = True,
@@ -83,10 +96,10 @@ def quantize(
 ) -> QuantizeResult:
     """Write a network in int8 or float16, with a proof of how near it is to the folded float32 network.
 
-    Of a model in a repository a new version is published. An ONNX file is folded on the way, and the result written to
-    `target`. No data are needed: ranges of activations are those that `export` recorded on the training data of a run
-    folder, or `adapt` on its samples. Where there are none, they come from the BatchNormalization statistics that the
-    fold removed::
+    Of a model in a repository a new version is published. Any other source is folded on the way, and the result is
+    written to `target`. No data are needed: ranges of activations are those that `export` recorded on the training
+    data of a run folder, or `adapt` on its samples. Where there are none, they come from the BatchNormalization
+    statistics that the fold removed::
 
         mean = shift        std = |scale| * sqrt(running_var / (running_var + epsilon))
 
@@ -102,7 +115,9 @@ def quantize(
         0.26
 
     Args:
-        source: REPOSITORY/NAME or name of a model, or path of a float32 ONNX file, which ends in .onnx.
+        source: REPOSITORY/NAME or name of a model, which gets a new version; or a float32 ONNX file, which ends in
+            .onnx, a run folder, a torch network in eval mode or module:factory, a function that returns one, for a
+            file. The running statistics of a run folder are first recalibrated, as by `export`.
         target: for a file: path of the model to write; an existing file is replaced as a whole, a file that is read
             only with `force`.
         precision: "int8" or "float16".
@@ -112,15 +127,22 @@ def quantize(
         as_tensors: whether an .npz holds tensors; derived from the names of its arrays without it.
         ranges: of activations, from "statistics" or "samples", or those "recorded"; without it, from the samples if
             there are some, otherwise recorded ones if there are some, otherwise from statistics.
-        repository: folder of models, for a name alone; "model_repository" without it.
+        repository: folder of models, for a name alone; NORMFOLD_REPOSITORY or "model_repository" without it.
         version: of the model; the newest without it.
         card: for a file: the source card (JSON): preprocessing, labels, which outputs are logits; the one beside the
             model without it.
         inputs: for a file: an .npz to verify the fold with, one array for each input; random inputs without it.
         max_drop: largest loss of accuracy where the samples have labels, otherwise of agreement in class; 0.01 without
             it. It needs samples, and an output that holds classes.
-        force: write an int8 network that is not faster on this processor; write over `source` if `target` is the same
-            file.
+        weights: of a factory's network: .safetensors, or a state dict or checkpoint of torch.save. No code in it runs.
+        weights_key: of the state dict in that file, such as "state_dict_ema", if it holds several.
+        strip_prefix: before the network's names in that file; found by itself if all names have it.
+        partial: load of that file what fits; warns of the rest.
+        input_shape: of one sample of your own network, without the axis of rows: (3, 224, 224).
+        arguments: of the factory, by name; or as texts NAME=VALUE.
+        keep_statistics: do not recalibrate the running mean and variance of a run folder.
+        force: write an int8 network that is not faster on this processor; write over a file that is read if `target`
+            is that.
         float16_io: make inputs and outputs float16 too.
         keep_reference: keep the float32 network in the new version; it can be converted again from that.
         progress: True shows each step on standard error; a function is called with each step, in words.
@@ -139,7 +161,6 @@ def quantize(
         PrecisionLossError: the result is too far from float32, or not faster; nothing was written.
         WriteError: `target` or the repository cannot be written.
     """
-    check(PATH, source=source)
     check_optional(PATH, target=target, samples=samples, repository=repository, card=card, inputs=inputs)
     check(TEXT, precision=precision)
     check_optional(TEXT, ranges=ranges)
@@ -148,33 +169,40 @@ def quantize(
     check_optional(FLAG, as_tensors=as_tensors)
     check(FLAG, force=force, float16_io=float16_io, keep_reference=keep_reference)
     require_export("normfold quantize")
-    given = Path(source)
-    is_file = given.suffix == ".onnx"
+    given = Source.of(
+        source,
+        card=optional_path(card),
+        weights=optional_path(weights),
+        weights_key=weights_key,
+        strip_prefix=strip_prefix,
+        partial=partial,
+        input_shape=input_shape,
+        arguments=arguments,
+        keep_statistics=keep_statistics,
+    )
+    is_file = _makes_a_file(given, target)
     _check_arguments(
         is_file, given, target, {"repository": repository, "version": version}, {"card": card, "inputs": inputs}
     )
+    check_arguments(given)
     if target is not None:
-        require_other_file(target, source, samples, card, inputs, force=force)
+        require_other_file(target, *files_of(given), samples, card, inputs, force=force)
     if is_file and not keep_reference:
         raise ArgumentError("`keep_reference` is for a model in a repository; a file keeps no float32 network.")
-    replaces_source = target is not None and is_same_file(source, target)
-    accepts_slow = force and not (replaces_source and precision == "float16")  # there, it is for the file alone
+    accepts_slow = force and not (is_file and precision == "float16")  # there, it is for the file alone
     options = precision_options(precision, samples, as_tensors, ranges, max_drop, accepts_slow, float16_io)
     with progress_callback(progress) as progress:
         if is_file:
-            from normfold._shared.source import read_card
             from normfold.export.precision.quantize_file import quantize_file
 
             written = Path(target or "")
-            made = quantize_file(
-                given, written, options, read_card(given, optional_path(card)), optional_path(inputs), progress
-            )
+            with resolved(given, progress) as unfolded:
+                made = quantize_file(unfolded.path, written, options, unfolded.card, optional_path(inputs), progress)
             return QuantizeResult(written, made.precision, report=made.report, warnings=made.warnings)
         from normfold.export.precision.quantize_bundle import quantize_bundle
 
-        usual = given.parent if len(given.parts) > 1 else Path(REPOSITORY)
-        folder = optional_path(repository) or usual
-        published = quantize_bundle(folder, given.name, options, version, keep_reference, progress)
+        place = place_of(given.text, optional_path(repository), version)
+        published = quantize_bundle(place.repository, place.name, options, place.version, keep_reference, progress)
         return QuantizeResult(published.path, published.precision, published.manifest, warnings=published.warnings)
 
 
@@ -219,9 +247,17 @@ def precision_options(
     )
 
 
+def _makes_a_file(given: Source, target: AnyPath | None) -> bool:
+    """Return whether a file is written: the source is no bundle. A name may be that of a run folder and of a bundle."""
+    if given.network is not None or given.text.endswith(".onnx") or given.is_factory:
+        return True
+    is_run = given.is_run and is_run_folder(Path(given.text))
+    return is_run and (target is not None or not is_model(usual_repository() / given.text))
+
+
 def _check_arguments(
     is_file: bool,
-    source: Path,
+    given: Source,
     target: AnyPath | None,
     of_bundle: dict[str, object],
     of_file: dict[str, object],
@@ -231,18 +267,19 @@ def _check_arguments(
     Raises:
         ArgumentError: naming the first that is not.
     """
-    if not is_file and source.is_file():
-        raise ArgumentError(f"{str(source)!r} is not an ONNX file: the name of one ends in .onnx.")
+    if not is_file and given.is_onnx:
+        raise ArgumentError(f"{given.text!r} is not an ONNX file: the name of one ends in .onnx.")
+    if not is_file and given.text.endswith(tuple(WEIGHTS_ENDINGS)):
+        require_torch_source(given)
     kind = "a model in a repository" if is_file else "an ONNX file; a version keeps its own"
     for name, value in (of_bundle if is_file else of_file).items():
         if value is not None:
             raise ArgumentError(f"`{name}` is for {kind}.")
-    if of_bundle["repository"] is not None and len(source.parts) > 1:
-        raise ArgumentError(f"`repository` goes with the name of a model alone; {str(source)!r} names a folder, too.")
     if is_file and target is None:
-        raise ArgumentError(f"{str(source)!r} is an ONNX file; name the file to write after it.")
+        what = "a run folder" if given.is_run else given.kind
+        raise ArgumentError(f"{given.text!r} is {what}; name the file to write after it.")
     if not is_file and target is not None:
         raise ArgumentError(
-            f"{str(source)!r} is taken for a model in a repository, whose next version is written there; to convert a "
+            f"{given.text!r} is taken for a model in a repository, whose next version is written there; to convert a "
             "file, name one that ends in .onnx."
         )

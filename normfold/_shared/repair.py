@@ -11,6 +11,8 @@ from normfold._shared.overwrite import require_other_file
 from normfold._shared.packages import require_export
 from normfold._shared.paths import AnyPath, optional_path
 from normfold._shared.progress import Progress, progress_callback
+from normfold._shared.sources.source import Source
+from normfold.errors import ArgumentError
 
 if TYPE_CHECKING:
     from normfold.export.repair.repair import RepairedNode
@@ -88,8 +90,14 @@ def repair(
     check_optional(FLAG, as_tensors=as_tensors)
     check(FLAG, force=force)
     check_as_tensors(as_tensors, samples)
+    given = Source.of(source)
+    if given.is_factory or given.bundle is not None or (Path(source).is_dir() and not given.is_onnx):
+        raise ArgumentError(
+            f"{given.text!r} is not an ONNX file, and normfold repair takes no other source: bundles and run folders "
+            "are in inference mode, and a network is put into it by network.eval()."
+        )
     require_export("normfold repair")
-    from normfold._shared.source import read_card
+    from normfold._shared.sources.resolve import read_card
     from normfold.export.repair.repair import repair_file
 
     require_other_file(target, source, samples, card, force=force)

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from normfold._shared.argument_checks import FLAG, PATH, VERSION, check, check_as_tensors, check_optional
 from normfold._shared.overwrite import require_other_file
 from normfold._shared.packages import require_export
-from normfold._shared.paths import REPOSITORY, AnyPath, optional_path
+from normfold._shared.paths import AnyPath, optional_path
 from normfold._shared.progress import Progress, progress_callback
 from normfold._shared.results import verification_sentence
+from normfold._shared.sources.bundle import is_model, is_run_folder, place_of, usual_repository
+from normfold._shared.sources.source import Source
 from normfold.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -75,12 +77,13 @@ def unfold(
         UnfoldResult('unfolded.onnx': 53 BatchNormalization nodes. Verified: error at most 1.2 × noise.)
 
     Args:
-        source: name of a model in a repository, or path of a folded ONNX file, which ends in .onnx.
+        source: name of a model in a repository, REPOSITORY/NAME or REPOSITORY/NAME/VERSION, or path of a folded ONNX
+            file, which ends in .onnx.
         target: path of the unfolded model to write; an existing file is replaced as a whole, a file that is read only
             with `force`. Without it, NAME.unfolded.onnx in the current folder, or beside the file.
         samples: for a file: inputs without labels to take statistics from, as `adapt` reads them: an .npz (raw inputs
             "x", or tensors by the names of the network's inputs); a folder of images or a .csv with a card.
-        repository: folder of models; "model_repository" without it.
+        repository: folder of models; NORMFOLD_REPOSITORY or "model_repository" without it.
         version: of the model; the newest without it.
         card: for a file: the source card, a JSON file that says how raw inputs are standardised; the one beside the
             model without it.
@@ -108,11 +111,18 @@ def unfold(
     check_optional(FLAG, as_tensors=as_tensors)
     check(FLAG, force=force)
     require_export("normfold unfold")
-    from normfold._shared.source import read_card
+    from normfold._shared.sources.resolve import read_card
     from normfold.export.unfold.unfold import unfold_bundle, unfold_file
 
-    given = Path(source)
+    given, named = Path(source), Source.of(source)
     is_file = given.suffix == ".onnx"
+    if named.is_factory or (
+        named.is_run and is_run_folder(given) and not is_model(usual_repository(repository) / given)
+    ):
+        raise ArgumentError(
+            f"{str(source)!r} is {'a module:factory' if named.is_factory else 'a run folder'}, whose network is not "
+            "folded; normfold unfold takes a bundle or a folded ONNX file."
+        )
     others = {"repository": repository, "version": version} if is_file else {"samples": samples, "card": card}
     wrong = next((name for name, value in others.items() if value is not None), None)
     if wrong is not None:
@@ -120,14 +130,10 @@ def unfold(
         raise ArgumentError(f"`{wrong}` is for {kind}.")
     if not is_file and given.is_file():
         raise ArgumentError(f"{str(source)!r} is not an ONNX file: the name of one ends in .onnx.")
-    if repository is not None and len(given.parts) > 1:
-        raise ArgumentError(f"`repository` goes with the name of a model alone; {str(source)!r} names a folder, too.")
+    place = place_of(str(source), optional_path(repository), version)
     check_as_tensors(as_tensors, samples)
-    written = optional_path(target) or (given.with_suffix("") if is_file else Path(given.name)).with_name(
-        f"{given.name.removesuffix('.onnx')}.unfolded.onnx"
-    )
-    folder = Path(repository) if repository is not None else _repository_of(given)
-    read = [given] if is_file else (folder / given.name).glob("*/*")
+    written = optional_path(target) or default_target(source)
+    read = [given] if is_file else (place.repository / place.name).glob("*/*")
     require_other_file(written, *read, samples, card, inputs, force=force)
     with progress_callback(progress) as progress:
         if is_file:
@@ -136,10 +142,13 @@ def unfold(
                 given, written, optional_path(samples), preprocessing, as_tensors, optional_path(inputs), progress
             )
         else:
-            found = unfold_bundle(folder, given.name, written, version, optional_path(inputs), progress)
+            found = unfold_bundle(place.repository, place.name, written, place.version, optional_path(inputs), progress)
     return UnfoldResult(written, found.report, found.verification, found.warnings)
 
 
-def _repository_of(source: Path) -> Path:
-    """Return the folder of models that REPOSITORY/NAME names, or the usual one."""
-    return source.parent if len(source.parts) > 1 else Path(REPOSITORY)
+def default_target(source: AnyPath) -> Path:
+    """Return the file that `unfold` writes where none is named: beside a file, or in the current folder."""
+    path = Path(source)
+    if path.suffix == ".onnx":
+        return path.with_name(f"{path.name.removesuffix('.onnx')}.unfolded.onnx")
+    return Path(f"{place_of(str(source), None, None).name}.unfolded.onnx")

@@ -16,14 +16,16 @@ from normfold.service.auth.rate_limit import RateLimiter
 from normfold.service.codec.headers import Headers
 from normfold.service.errors import RateError, RequestError, ScopeError, UnauthenticatedError, UnknownPathError
 
-RequiredScope = Scope | Literal["public"]
+RequiredScope = Scope | Literal["public", "any"]
 
 _GRPC = r"/inference\.GRPCInferenceService"
 _PAGE = r"/docs(/docs\.css|/docs\.js|/swagger-ui\.css|/swagger-ui-bundle\.js)?"
+_PAGE_FILE = r"/page/[0-9a-f]{16}/[a-z/-]+\.(js|css)"
 _VERSIONED = r"[^/]+(/versions/[^/]+)?"
 
 REQUIRED_SCOPES: tuple[tuple[re.Pattern[str], RequiredScope], ...] = (
-    (re.compile(rf"/|{_PAGE}|/openapi\.json|/v2/health/(live|ready)"), "public"),
+    (re.compile(rf"/|{_PAGE}|{_PAGE_FILE}|/openapi\.json|/v2/health/(live|ready)"), "public"),
+    (re.compile(r"/v2/me"), "any"),
     (re.compile(rf"/metrics|/v2/models/stats|/v2/models/{_VERSIONED}/(stats|drift)"), "metrics"),
     (re.compile(r"/v2/models/[^/]+/(shadow|canary)"), "metrics"),
     (re.compile(r"/v2/models/[^/]+/(shadow|canary)/(start|end|promote)"), "admin"),
@@ -80,7 +82,7 @@ class Authorizer:
             return UnauthenticatedError()
         if scope is None:
             return UnknownPathError(path)
-        if scope not in key.scopes:
+        if scope != "any" and scope not in key.scopes:
             return ScopeError(scope)
         if key.rate is not None and (wait_s := self._limiter.acquire(key.id, key.rate, key.max_burst)):
             return RateError(max(1, ceil(wait_s)))

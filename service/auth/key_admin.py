@@ -54,8 +54,13 @@ def create_key(path: Path, name: str, scopes: Sequence[str], **limits: Any) -> t
     return key, join_key(key_id, secret)
 
 
-def rotate_key(path: Path, key_id: str, grace: timedelta = timedelta(0)) -> tuple[Key, str]:
+def rotate_key(path: Path, identity: str, grace: timedelta = timedelta(0)) -> tuple[Key, str]:
     """Give a key a new secret; the secret before it stays valid for `grace`, older ones do not.
+
+    Args:
+        path: the file.
+        identity: id of the key, or its name.
+        grace: how long the old secret stays valid.
 
     Returns:
         The key, and the text that its client sends from now on, which is stored nowhere.
@@ -65,26 +70,30 @@ def rotate_key(path: Path, key_id: str, grace: timedelta = timedelta(0)) -> tupl
         KeysUnwritableError: the file cannot be written.
     """
     with _edited(path) as keys:
-        key, now = _find(path, keys, key_id), _now()
+        key, now = _find(path, keys, identity), _now()
         if (state := key.state(now)) != "active":
-            raise KeysError(path, f"has a key {key_id!r}, but it is {state}; create a new one.")
+            raise KeysError(path, f"has a key {identity!r}, but it is {state}; create a new one.")
         secret = secrets.token_hex(32)
         former = PreviousSecret(sha256=key.sha256, until=now + grace) if grace else None
-        keys[key_id] = key = key.model_copy(update={"sha256": hash_secret(secret), "former": former})
-    return key, join_key(key_id, secret)
+        keys[key.id] = key = key.model_copy(update={"sha256": hash_secret(secret), "former": former})
+    return key, join_key(key.id, secret)
 
 
-def revoke_key(path: Path, key_id: str) -> Key:
+def revoke_key(path: Path, identity: str) -> Key:
     """Revoke a key for good; a key that was revoked before stays as it is.
+
+    Args:
+        path: the file.
+        identity: id of the key, or its name.
 
     Raises:
         KeysError: the file is invalid, or has no such key.
         KeysUnwritableError: the file cannot be written.
     """
     with _edited(path) as keys:
-        key = _find(path, keys, key_id)
+        key = _find(path, keys, identity)
         if key.revoked is None:
-            keys[key_id] = key = key.model_copy(update={"revoked": _now(), "former": None})
+            keys[key.id] = key = key.model_copy(update={"revoked": _now(), "former": None})
     return key
 
 
@@ -127,10 +136,23 @@ def _write(path: Path, file: KeyFile) -> None:
         Path(temporary).unlink(missing_ok=True)
 
 
-def _find(path: Path, keys: dict[str, Key], key_id: str) -> Key:
-    if key_id not in keys:
-        raise KeysError(path, f"has no key with the id {key_id!r}; 'normfold keys list' lists the keys.")
-    return keys[key_id]
+def _find(path: Path, keys: dict[str, Key], identity: str) -> Key:
+    """Return the key of an id, or the one of a name; an active key goes before those that are not.
+
+    Raises:
+        KeysError: there is none, or there are several.
+    """
+    if identity in keys:
+        return keys[identity]
+    named = [key for key in keys.values() if key.name == identity]
+    active = [key for key in named if key.state(_now()) == "active"]
+    found = active or named
+    if not found:
+        raise KeysError(path, f"has no key with the id or name {identity!r}; 'normfold keys list' lists the keys.")
+    if len(found) > 1:
+        ids = ", ".join(f"{key.id} ({key.state(_now())})" for key in found)
+        raise KeysError(path, f"has {len(found)} keys named {identity!r}: {ids}; give the id of one.")
+    return found[0]
 
 
 def _now() -> datetime:

@@ -16,7 +16,7 @@ import json
 from datetime import datetime
 from math import ceil
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -25,6 +25,7 @@ from normfold.service.errors import KeysError
 SCHEMA_VERSION = 1
 
 Scope = Literal["infer", "admin", "metrics"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
 """infer: run models and read what they are; admin: load and unload them; metrics: read metrics, statistics, drift."""
 
 _PREFIX = "nf"

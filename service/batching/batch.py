@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from normfold.service.batching.known_inputs import KnownInputs
 from normfold.service.runtime.run_options import Cancel
 from normfold.service.runtime.session import Array
 
@@ -149,7 +150,7 @@ class BatchPolicy:
         inline: run on the event loop instead of in a thread.
         delay_s: seconds that a batch waits to fill; useful on accelerators only.
         sizes: batch sizes that were warmed up, ascending; a batch is padded to the next one. Empty: no padding.
-        warmup_tensors: by input, on which the network ran while it was loaded; None if it was not warmed up.
+        known_inputs: tensors on which the network has run.
     """
 
     max_batch_size: int = 32
@@ -157,7 +158,7 @@ class BatchPolicy:
     inline: bool = False
     delay_s: float = 0.0
     sizes: tuple[int, ...] = ()
-    warmup_tensors: Mapping[str, Array] | None = field(default=None, compare=False, repr=False)
+    known_inputs: KnownInputs = field(default_factory=KnownInputs, compare=False, repr=False)
 
     def padding(self, rows: int) -> int:
         """Return how many rows of zeros bring a batch to the next of `sizes`."""

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from normfold.service.batching.batch import Batch, BatchPolicy, Results
-from normfold.service.errors import FailingTensorsError, InvalidRequestError, RunError
+from normfold.service.errors import FailingTensorsError, RunError
 from normfold.service.runtime.run_options import Cancel
 from normfold.service.runtime.session import Array
 
@@ -31,7 +31,8 @@ def run_batch(run: RunNetwork, batch: Batch, policy: BatchPolicy) -> Results:
 
     Raises:
         RunError: the network failed, was cancelled, or gave another number of rows.
-        FailingTensorsError: so it did for one request, and it still runs on the tensors that it was warmed up with.
+        FailingTensorsError: so it did for one request, and it still runs on other tensors. (A client could otherwise
+            raise alerts on the service's faults at will.)
         InvalidRequestError: ONNX Runtime rejected the tensors.
     """
     batch.run_started_at = perf_counter()
@@ -53,25 +54,13 @@ def run_batch(run: RunNetwork, batch: Batch, policy: BatchPolicy) -> Results:
                 if array.shape[:1] != (rows,):
                     raise RunError(f"Output {name!r} has the shape {list(array.shape)} for {rows} rows.")
     except RunError as error:
-        if len(members) > 1 or batch.cancel.is_set or not _still_runs(run, outputs, policy):
+        if len(members) > 1 or batch.cancel.is_set or policy.known_inputs.fail_too(run, outputs):
             raise
         raise FailingTensorsError(error.detail) from error
+    policy.known_inputs.note(tensors, first_row=not first.runs_alone)
     if padding:
         results = [array[:-padding] for array in results]
     return dict(zip(outputs, results, strict=True))
-
-
-def _still_runs(run: RunNetwork, outputs: Sequence[str], policy: BatchPolicy) -> bool:
-    """Return whether a network still runs on the tensors that it was warmed up with; true if there are none.
-
-    Such a network fails on the tensors of a client, who could otherwise raise alerts on the service's faults at will.
-    """
-    if policy.warmup_tensors is not None:
-        try:
-            run(policy.warmup_tensors, outputs)
-        except (RunError, InvalidRequestError):
-            return False
-    return True
 
 
 def _concatenate(batch: Batch, padding: int) -> dict[str, Array]:

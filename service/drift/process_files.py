@@ -11,9 +11,8 @@ from pathlib import Path
 from secrets import token_hex
 from typing import IO
 
+from normfold.contract.drift.flush_request import LOCK_SUFFIX
 from normfold.service.file_lock import lock, try_lock
-
-_LOCK = ".lock"
 
 
 class ProcessFiles:
@@ -47,11 +46,11 @@ class ProcessFiles:
             OSError: the folder cannot be written.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = lock(self.own(_LOCK))
+        self._lock = lock(self.own(LOCK_SUFFIX))
         with ExitStack() as stack:
             adopted = []
             for stem in sorted({path.with_suffix("") for path in self.folder.iterdir() if path.is_file()}):
-                if stem == self._stem or (other := try_lock(stem.with_suffix(_LOCK))) is None:
+                if stem == self._stem or (other := try_lock(stem.with_suffix(LOCK_SUFFIX))) is None:
                     continue
                 stack.callback(other.close)
                 if read(stem):

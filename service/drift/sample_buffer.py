@@ -16,6 +16,7 @@ from time import monotonic, time
 
 import numpy as np
 
+from normfold.contract.drift.flush_request import FLUSH_SUFFIX
 from normfold.contract.drift.samples import (
     SAMPLES_SUFFIX,
     StoredSample,
@@ -101,6 +102,17 @@ class SampleBuffer:
                     logger.error("Recent inputs cannot be saved in %s: %s.", self._files.folder, error.strerror)
             self._saved_at = monotonic()
             self._save_s = self._saved_at - started
+
+    def answer_request(self) -> None:
+        """Write the rows, if a file requests it (`contract.drift.flush_request`), and delete the request.
+
+        Raises:
+            OSError: it cannot be deleted.
+        """
+        request = self._files.own(FLUSH_SUFFIX)
+        if request.exists():
+            self.save()
+            request.unlink(missing_ok=True)
 
     def to_npz(self) -> bytes:
         """Return the newest rows of all processes as an .npz file; those of other processes as they last saved them."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from normfold.service.batching.thread_pool import INLINE_BYTES
 from normfold.service.codec.headers import Headers
@@ -16,10 +17,16 @@ from normfold.service.inference.byte_budget import ByteBudget
 from normfold.service.inference.response import Response
 from normfold.service.inference.steps import RequestSteps, enter_log_context, fail, leave_log_context
 from normfold.service.observability.request_trace import CLIENT_DISCONNECTED, RequestTrace
+from normfold.service.proxy.forwarding import Forwarding, join_fields
 
 SERVICE = "inference.GRPCInferenceService"
 
-_READ = frozenset({"authorization", "x-api-key", "x-request-id", "traceparent", "tracestate"})
+_READ = frozenset(
+    {
+        *("authorization", "x-api-key", "x-request-id", "traceparent", "tracestate"),
+        *("x-forwarded-for", "x-real-ip"),
+    }
+)
 _SINGLE = (b"authorization", b"x-api-key")
 """Metadata that may be given once only."""
 
@@ -34,31 +41,43 @@ class CallMetadata(NamedTuple):
         path: /SERVICE/METHOD.
         headers: the metadata that the service reads, as headers of HTTP.
         fields: the same, in order and with duplicates.
+        client: address that the call came from; None unless proxies are trusted, as for HTTP.
     """
 
     path: str
     headers: Headers
     fields: list[tuple[bytes, bytes]]
-
-
-def read_metadata(method: str, metadata: Iterable[tuple[str, str | bytes]]) -> CallMetadata:
-    """Return what the service reads of a call's metadata."""
-    fields = [(key.encode(), _to_bytes(value)) for key, value in metadata if key in _READ]
-    return CallMetadata(f"/{SERVICE}/{method}", dict(fields), fields)
+    client: str | None
 
 
 class CallSteps:
     """Serves requests.
 
     Args:
+        forwarding: finds the client of a call that came through proxies.
         steps: those of every request of any protocol.
         bodies: byte budget of all large bodies and messages together.
         max_calls: limit on the requests that are being answered; gRPC's own limit cancels calls without a reason.
     """
 
-    def __init__(self, steps: RequestSteps, bodies: ByteBudget, max_calls: int) -> None:
+    def __init__(self, forwarding: Forwarding, steps: RequestSteps, bodies: ByteBudget, max_calls: int) -> None:
+        self._forwarding = forwarding
         self._steps, self._bodies, self._max_calls = steps, bodies, max_calls
         self._calls = 0
+
+    def read_metadata(self, method: str, metadata: Iterable[tuple[str, str | bytes]], peer: str) -> CallMetadata:
+        """Return what the service reads of a call's metadata.
+
+        Args:
+            method: of the call.
+            metadata: all of it.
+            peer: that gRPC names: "ipv4:192.0.2.1:4711", "ipv6:[2001:db8::1]:4711", "unix:".
+        """
+        fields = [(key.encode(), _to_bytes(value)) for key, value in metadata if key in _READ]
+        client = None
+        if self._forwarding.is_active:
+            client = self._forwarding.client(join_fields(fields), peer_address(peer))
+        return CallMetadata(f"/{SERVICE}/{method}", dict(fields), fields, client)
 
     async def serve(
         self,
@@ -82,6 +101,7 @@ class CallSteps:
             CancelledError: the client has cancelled the call, or the call's deadline has passed.
         """
         trace = self._steps.begin("POST", metadata.path, metadata.headers)
+        trace.client = metadata.client
         token, reserved = enter_log_context(trace), 0
         self._calls += 1
         try:
@@ -131,6 +151,14 @@ def _check_unambiguous(metadata: CallMetadata) -> None:
     names = [name for name, _ in metadata.fields]
     if (doubled := next((name for name in _SINGLE if names.count(name) > 1), None)) is not None:
         raise AmbiguousRequestError(f"The request has the metadata {doubled.decode()!r} twice.")
+
+
+def peer_address(peer: str) -> str:
+    """Return the address of a peer that gRPC names; empty for a Unix socket."""
+    kind, _, address = unquote(peer).partition(":")
+    if kind not in ("ipv4", "ipv6"):
+        return ""
+    return address.rpartition(":")[0].strip("[]").partition("%")[0]
 
 
 def _to_bytes(value: str | bytes) -> bytes:

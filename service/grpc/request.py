@@ -112,7 +112,8 @@ def _read_inputs(message: ModelInferRequest, raw: Raw) -> list[dict[str, Any]]:
         raise InvalidRequestError(
             f"The request has {len(raw)} raw_input_contents for {len(inputs)} inputs; each input needs one."
         )
-    if any(tensor.HasField("contents") for tensor in inputs):
+    # MLServer's client sends contents without values beside the raw ones.
+    if any(tensor.HasField("contents") and tensor.contents.ByteSize() for tensor in inputs):
         raise InvalidRequestError("The request has both contents and raw_input_contents; send one of them.")
     return [_read_input(tensor, memoryview(data)) for tensor, data in zip(inputs, raw, strict=True)]
 

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from normfold.service.errors import NO_SHARED_MEMORY, AddressError
 from normfold.service.grpc.address import distinct_hosts
-from normfold.service.grpc.call_steps import SERVICE, CallSteps, read_metadata
+from normfold.service.grpc.call_steps import SERVICE, CallMetadata, CallSteps
 from normfold.service.grpc.health import HEALTH_SERVICE, Health
 from normfold.service.grpc.infer import Inference
 from normfold.service.grpc.listeners import Listeners
@@ -30,6 +30,7 @@ from normfold.service.inference.steps import RequestSteps
 from normfold.service.network.grpc_credentials import server_credentials
 from normfold.service.network.tls import Certificates
 from normfold.service.observability.request_trace import RequestTrace
+from normfold.service.proxy.forwarding import Forwarding
 from normfold.service.repository.repository import Repository
 from normfold.service.settings import Settings
 from normfold.service.workers.coordinator import Coordinator
@@ -54,6 +55,7 @@ class GrpcServer:
         settings: of the service, with a `grpc_port`.
         resources: shared with HTTP.
         steps: those of every request.
+        forwarding: finds the client of a call that came through proxies.
         bodies: byte budget of all large bodies and messages.
         repository: finds models.
         coordinator: knows whether the service is ready.
@@ -65,13 +67,14 @@ class GrpcServer:
         settings: Settings,
         resources: InferResources,
         steps: RequestSteps,
+        forwarding: Forwarding,
         bodies: ByteBudget,
         repository: Repository,
         coordinator: Coordinator,
         certificates: Certificates | None = None,
     ) -> None:
         self._certificates = certificates
-        self._settings, self._steps = settings, CallSteps(steps, bodies, settings.max_connections)
+        self._settings, self._steps = settings, CallSteps(forwarding, steps, bodies, settings.max_connections)
         self._inference, self._methods = Inference(resources), Methods(repository, coordinator)
         self._health = Health(coordinator)
         self._streams: set[InferStream] = set()
@@ -137,16 +140,19 @@ class GrpcServer:
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
+    def _read_metadata(self, method: str, context: Context) -> CallMetadata:
+        return self._steps.read_metadata(method, context.invocation_metadata(), context.peer())
+
     def _unary(self, name: str, answer: Answer) -> object:
         async def serve(data: bytes, context: Context) -> bytes:
-            metadata = read_metadata(name, context.invocation_metadata())
+            metadata = self._read_metadata(name, context)
             served = await self._steps.serve(metadata, data, partial(_remaining_s, context), partial(answer, data))
             return await _finish(context, *served)
 
         return serve
 
     async def _infer(self, data: bytes, context: Context) -> bytes:
-        metadata = read_metadata("ModelInfer", context.invocation_metadata())
+        metadata = self._read_metadata("ModelInfer", context)
 
         async def answer(trace: RequestTrace) -> bytes:
             encoded = await self._inference.infer(data, metadata.headers, _remaining_s(context), trace)
@@ -155,7 +161,7 @@ class GrpcServer:
         return await _finish(context, *await self._steps.serve(metadata, data, partial(_remaining_s, context), answer))
 
     async def _stream(self, _: object, context: Context) -> None:
-        metadata = read_metadata("ModelStreamInfer", context.invocation_metadata())
+        metadata = self._read_metadata("ModelStreamInfer", context)
         stream = InferStream(self._steps, self._inference, metadata, context, partial(_remaining_s, context))
         self._streams.add(stream)
         if self._stopping is not None:

@@ -9,6 +9,7 @@ from normfold.service.inference.byte_budget import ByteBudget
 from normfold.service.inference.infer_call import InferResources
 from normfold.service.inference.steps import RequestSteps
 from normfold.service.network.tls import Certificates
+from normfold.service.proxy.forwarding import Forwarding
 from normfold.service.repository.repository import Repository
 from normfold.service.settings import Settings
 from normfold.service.workers.coordinator import Coordinator
@@ -21,6 +22,7 @@ def open_grpc(
     settings: Settings,
     resources: InferResources,
     steps: RequestSteps,
+    forwarding: Forwarding,
     bodies: ByteBudget,
     repository: Repository,
     coordinator: Coordinator,
@@ -37,4 +39,4 @@ def open_grpc(
         from normfold.service.grpc.server import GrpcServer
     except ImportError:
         raise MissingPackageError("grpcio", "grpc", "gRPC (NORMFOLD_GRPC_PORT)") from None
-    return GrpcServer(settings, resources, steps, bodies, repository, coordinator, certificates)
+    return GrpcServer(settings, resources, steps, forwarding, bodies, repository, coordinator, certificates)

@@ -11,6 +11,7 @@ from collections import Counter
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from normfold.service.auth.cross_site import CrossSiteCheck
 from normfold.service.codec.headers import Headers, check_declared_length
 from normfold.service.error_responses import METHOD_KEY, log_fault
 from normfold.service.errors import (
@@ -20,7 +21,6 @@ from normfold.service.errors import (
     UnknownPathError,
 )
 from normfold.service.http.asgi_exchange import AsgiExchange
-from normfold.service.http.cross_site import CrossSiteCheck
 from normfold.service.inference.asgi import InferRoute
 from normfold.service.inference.byte_budget import BODY_RESERVATION_KEY, BodyReservation, ByteBudget, declared_bytes
 from normfold.service.inference.model_ref import match_infer_path

@@ -182,7 +182,7 @@ class HttpProtocol(ZeroCopyReader):
     def check_timeouts(self, now: float) -> None:
         """Close the connection if it has passed a timeout."""
         if self.transport.is_closing():
-            self._end_closing()
+            self._end_closing(now)
             return
         active = self._active
         is_serving = active is not None and not active.response_complete and not active.more_body
@@ -195,11 +195,15 @@ class HttpProtocol(ZeroCopyReader):
             case Timeout.KEEP_ALIVE:
                 self.transport.close()
 
-    def _end_closing(self) -> None:
-        """End a connection with TLS whose client has everything: most clients never confirm that it is closed.
+    def _end_closing(self, now: float) -> None:
+        """End a connection that is closing and whose client has stopped reading, or has everything.
 
-        The second check in a row decides: what the first one sees may be in no buffer yet.
+        With TLS, most clients never confirm that it is closed. There, the second check in a row decides: what the first
+        one sees may be in no buffer yet.
         """
+        if self._timeouts.is_unread(now, self.transport.get_write_buffer_size()):
+            self.transport.abort()
+            return
         is_sent, self._is_sent = self._is_sent, is_sent_to_client(self.transport)
         if is_sent and self._is_sent:
             self.transport.abort()

@@ -51,6 +51,13 @@ class ConnectionTimeouts:
         """Note that the client has read: more may be written now than was unread before."""
         self._unread_bytes = 0
 
+    def is_unread(self, now: float, unread_bytes: int) -> bool:
+        """Return whether the client has read nothing of `unread_bytes` for `receive_timeout_s`."""
+        if not unread_bytes or not self._unread_bytes or unread_bytes < self._unread_bytes:
+            self._unread_since = now
+        self._unread_bytes = unread_bytes
+        return now - self._unread_since > self.receive_timeout_s
+
     def find_passed(self, now: float, unread_bytes: int, is_reading_paused: bool) -> Timeout | None:
         """Return the timeout that the connection has passed, if any.
 
@@ -59,10 +66,7 @@ class ConnectionTimeouts:
             unread_bytes: bytes of responses in the transport's buffer, which the client has not read.
             is_reading_paused: whether a complete request is being served, so that the next one is not read.
         """
-        if not unread_bytes or not self._unread_bytes or unread_bytes < self._unread_bytes:
-            self._unread_since = now
-        self._unread_bytes = unread_bytes
-        if now - self._unread_since > self.receive_timeout_s:
+        if self.is_unread(now, unread_bytes):
             return Timeout.WRITE
         if is_reading_paused:
             if self.receiving_since is not None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
-import sys
 from pathlib import Path
 from typing import Protocol
 
 from normfold.service.errors import SettingsError
-from normfold.service.logs import FACTS, LogFormat, configured_format
+from normfold.service.lines.line_writer import LineWriter
+from normfold.service.lines.targets import DescriptorTarget
+from normfold.service.logs import FACTS, LogFormat, configured_format, standard_error_writer
 from normfold.service.observability.access_line import (
     ACCESS_LOGGER,
     JsonFormat,
@@ -19,14 +19,8 @@ from normfold.service.observability.access_line import (
     log_fields,
     printable,
 )
-from normfold.service.observability.line_writer import LineWriter
 from normfold.service.observability.request_trace import RequestTrace
 from normfold.service.settings import Settings
-
-FLUSH_AFTER_S = 0.25
-FLUSH_BYTES = 64 * 1024
-
-_NAME = "The access log"
 
 logger = logging.getLogger(ACCESS_LOGGER)
 
@@ -36,6 +30,9 @@ class AccessLog(Protocol):
 
     def write(self, trace: RequestTrace) -> None:
         """Write the line of a request."""
+
+    def lost_lines(self) -> dict[str, int]:
+        """Return the number of lines that were lost, of a log that is counted for itself."""
 
     def close(self) -> None:
         """Write what is pending, and release what is open."""
@@ -51,22 +48,17 @@ def open_access_log(settings: Settings) -> AccessLog:
         SettingsError: the file cannot be written.
     """
     if settings.access_log is not None:
-        return BatchedAccessLog(_open_file(settings.access_log), JsonFormat(), settings.access_log)
-    own_format = configured_format()
-    if own_format is None or not logger.isEnabledFor(logging.INFO):
+        of_file = LineWriter(_open_file(settings.access_log), "The access log")
+        return BatchedAccessLog(of_file, JsonFormat(), settings.access_log)
+    own_format, writer = configured_format(), standard_error_writer()
+    if own_format is None or writer is None or not logger.isEnabledFor(logging.INFO):
         return LoggerAccessLog()
-    try:
-        descriptor = os.dup(sys.stderr.fileno())
-    except (AttributeError, OSError):  # standard error is closed, or replaced by an object that is no file
-        return LoggerAccessLog()
-    return BatchedAccessLog(
-        descriptor, format_text if own_format is LogFormat.TEXT else JsonFormat(of_service_log=True)
-    )
+    return BatchedAccessLog(writer, format_text if own_format is LogFormat.TEXT else JsonFormat(of_service_log=True))
 
 
-def _open_file(path: Path) -> int:
+def _open_file(path: Path) -> DescriptorTarget:
     try:
-        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        return DescriptorTarget(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666))
     except OSError as error:
         raise SettingsError(f"The access log {str(path)!r} cannot be written: {error.strerror}.") from None
 
@@ -82,63 +74,50 @@ class LoggerAccessLog:
             text = "%s %s %d in %.1f ms"
             logger.info(text, trace.method, path, trace.status, facts["ms"], extra={FACTS: facts})
 
+    def lost_lines(self) -> dict[str, int]:
+        """Return nothing: logging does not count."""
+        return {}
+
     def close(self) -> None:
         """Do nothing."""
 
 
 class BatchedAccessLog:
-    """Collects lines, and writes them together every FLUSH_AFTER_S seconds, from a thread.
+    """Gives lines to a thread that writes them together.
 
     Args:
-        descriptor: open file descriptor to write to; it is closed behind `close`.
+        writer: of the lines; closed by `close` if there is a path: otherwise the service's log has lines behind it.
         line_format: makes the line of a request.
         path: of the file, which `reopen` opens again; None for standard error.
     """
 
-    def __init__(self, descriptor: int, line_format: LineFormat, path: Path | None = None) -> None:
-        self._writer, self.path = LineWriter(descriptor, _NAME), path
-        self._format = line_format
-        self._lines: list[bytes] = []
-        self._size = 0
-        self._due: asyncio.TimerHandle | None = None
+    def __init__(self, writer: LineWriter, line_format: LineFormat, path: Path | None = None) -> None:
+        self._writer, self._format, self.path = writer, line_format, path
 
     def write(self, trace: RequestTrace) -> None:
-        """Add the line of a request to those of the next flush."""
+        """Add the line of a request."""
         line = self._format(trace)
-        self._lines.append(line)
-        self._size += len(line)
-        if self._size > FLUSH_BYTES:
-            self.flush()
-        elif self._due is None:
-            self._due = asyncio.get_running_loop().call_later(FLUSH_AFTER_S, self.flush)
+        self._writer.write(line, len(line))
 
-    def flush(self) -> None:
-        """Give the lines to the thread that writes them."""
-        if self._due is not None:
-            self._due.cancel()
-            self._due = None
-        lines, size = self._lines, self._size
-        self._lines, self._size = [], 0
-        if lines:
-            self._writer.submit(lines, size)
+    def lost_lines(self) -> dict[str, int]:
+        """Return the number of lines of the file that were lost; those of standard error are counted as its."""
+        return {} if self.path is None else {"access_log": self._writer.lost_lines}
 
     def reopen(self) -> bool:
         """Go on in a new file of the same name; return whether that worked: an error is logged.
 
-        The lines before are still written to the file that was open, by its thread.
+        The lines before are still written to the file that was open.
         """
         assert self.path is not None
-        self.flush()
         try:
-            writer = LineWriter(_open_file(self.path), _NAME)
+            file = _open_file(self.path)
         except SettingsError as error:
             logging.getLogger(__name__).error("%s The file that is open gets the lines as before.", error)
             return False
-        self._writer.finish()
-        self._writer = writer
+        self._writer.set_target(file)
         return True
 
     def close(self) -> None:
-        """Flush, and wait until the lines are written."""
-        self.flush()
-        self._writer.close()
+        """Wait until the lines of a file are written, for a limited time."""
+        if self.path is not None:
+            self._writer.close()

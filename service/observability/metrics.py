@@ -17,6 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from normfold.service.observability.lost_lines import lost_lines_family
 from normfold.service.observability.payload_log.families import payload_families
 from normfold.service.observability.rollout.families import rollout_families
 from normfold.service.observability.snapshot import ServiceSnapshot
@@ -66,6 +67,7 @@ class _ServiceCollector(Collector):
         yield from _drift_families(snapshot)
         yield from rollout_families(snapshot)
         yield from payload_families(snapshot)
+        yield lost_lines_family(snapshot)
         if self._triton:
             yield from triton_families(snapshot)
         yield from _process_families(snapshot)

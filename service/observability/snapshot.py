@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from normfold.service.observability.rollout.shadow_stats import ShadowStats
 from normfold.service.observability.stats import ModelStats
@@ -117,6 +117,7 @@ class ServiceSnapshot:
         shadows: of all models.
         canaries: of all models.
         payloads: answers by what became of them in the payload log; None if there is none.
+        lost_lines: lines of logs that were lost, by log.
     """
 
     is_ready: bool
@@ -130,3 +131,4 @@ class ServiceSnapshot:
     shadows: Sequence[ShadowSnapshot] = ()
     canaries: Sequence[CanarySnapshot] = ()
     payloads: Mapping[str, int] | None = None
+    lost_lines: Mapping[str, int] = field(default_factory=dict)

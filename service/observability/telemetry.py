@@ -35,6 +35,7 @@ class Telemetry:
         load_failures: loads that failed, by model, also of versions that are gone; under "" of the whole repository.
         shadows: the sums of each version that is a shadow.
         payloads: returns the counts of the payload log by outcome; None if there is none.
+        lost_lines: returns the number of lines that were lost, by log.
     """
 
     def __init__(self, access_log: AccessLog) -> None:
@@ -43,6 +44,7 @@ class Telemetry:
         self.load_failures: Counter[str] = Counter()
         self.shadows: dict[tuple[str, int], ShadowStats] = {}
         self.payloads: Callable[[], dict[str, int]] | None = None
+        self.lost_lines: Callable[[], dict[str, int]] = dict
         self._access_log = access_log
         self._ids = count(1)
         self._id_prefix = os.urandom(6).hex()

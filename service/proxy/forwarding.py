@@ -20,6 +20,7 @@ FORWARDED_KEY = "normfold.forwarded"
 """Key of a request's `Forwarded` in the ASGI scope; absent without a proxy and a prefix."""
 
 _PREFIX, _FOR, _PROTO = b"x-forwarded-prefix", b"x-forwarded-for", b"x-forwarded-proto"
+_REAL_IP = b"x-real-ip"
 _SCHEMES = {b"http": "http", b"https": "https"}
 
 _CACHED = 1024
@@ -74,10 +75,11 @@ class Forwarding:
         """Return the address that a request came from, None if the headers are not read.
 
         It is the last one of X-Forwarded-For that is not a trusted proxy's: a client can write what it wants before it.
+        Without that header it is X-Real-IP's, of a trusted proxy.
         """
         if self._trusted is None:
             return None
-        given = headers.get(_FOR, b"")
+        given = headers.get(_FOR) or headers.get(_REAL_IP, b"")
         find = self._find_client if len(given) <= _MAX_CACHED_BYTES else self._find_client_uncached
         return find(given, peer)
 
@@ -98,7 +100,7 @@ class Forwarding:
 
     def adapt(self, scope: Scope) -> Scope:
         """Return an ASGI scope with the path that the service routes; `root_path` is taken into account."""
-        headers = _join(scope["headers"])
+        headers = join_fields(scope["headers"])
         peer = scope["client"][0] if scope.get("client") else ""
         # A server or an application around this one that has a root_path puts it before every path.
         prefix = self.prefix(headers, peer)
@@ -143,8 +145,8 @@ def _check_given(given: bytes) -> str:
     return check_prefix(given.decode("latin-1"))
 
 
-def _join(fields: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Return the headers of a scope; the values of a header given twice are joined by commas (RFC 9110, 5.3)."""
+def join_fields(fields: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Return fields as headers; the values of a header given twice are joined by commas (RFC 9110, 5.3)."""
     headers: dict[bytes, bytes] = {}
     for name, value in fields:
         headers[name] = headers[name] + b"," + value if name in headers else value

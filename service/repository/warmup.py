@@ -19,6 +19,7 @@ from normfold.service.batching.batch_size_tuning import (
     has_shape_switch_penalty,
     time_batch_sizes,
 )
+from normfold.service.batching.known_inputs import KnownInputs
 from normfold.service.codec.json_tensors import DTYPES, Array
 from normfold.service.errors import BundleLoadError, ProviderError, RunError
 from normfold.service.repository.loaded_model import row_bytes
@@ -52,7 +53,9 @@ def warm_up(manifest: Manifest, session: Session, settings: Settings) -> BatchPo
     tensors = {name: array for name, array in zeros.items() if array is not None}
     if len(tensors) < len(zeros):
         logger.info("%s/%d is not warmed up: its inputs have free sizes or strings.", manifest.name, manifest.version)
-        return BatchPolicy(max_rows, settings.queue_capacity, delay_s=settings.max_batch_delay_ms / 1000)
+        specs = {spec.name: (spec.datatype, spec.shape) for spec in manifest.inputs}
+        delay_s = settings.max_batch_delay_ms / 1000
+        return BatchPolicy(max_rows, settings.queue_capacity, delay_s=delay_s, known_inputs=KnownInputs(specs=specs))
     outputs = [spec.name for spec in manifest.outputs]
 
     def run(rows: int) -> None:
@@ -83,7 +86,9 @@ def warm_up(manifest: Manifest, session: Session, settings: Settings) -> BatchPo
         _open_per_batch_size(session, run_all, sizes, f"{manifest.name}/{manifest.version}")
     else:
         run_all(sizes)
-    return BatchPolicy(rows, settings.queue_capacity, inline, settings.max_batch_delay_ms / 1000, sizes, tensors)
+    return BatchPolicy(
+        rows, settings.queue_capacity, inline, settings.max_batch_delay_ms / 1000, sizes, KnownInputs(tensors)
+    )
 
 
 def find_max_rows(manifest: Manifest, settings: Settings) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -24,13 +24,16 @@ EXTENSIONS = (
 """The supported extensions of the protocol, by Triton's names."""
 
 
-def health_routes(repository: Repository, coordinator: Coordinator, needs_key: bool) -> APIRouter:
+def health_routes(
+    repository: Repository, coordinator: Coordinator, needs_key: bool, page: Callable[[Request], Response] | None
+) -> APIRouter:
     """Return the routes about the service as a whole.
 
     Args:
         repository: has the providers of the loaded models.
         coordinator: knows whether the service is ready.
         needs_key: whether requests need a key; a request without one does not get the reason why it is not ready.
+        page: returns the page at /; None if there is none.
     """
     router = APIRouter(tags=["health"])
 
@@ -45,16 +48,16 @@ def health_routes(repository: Repository, coordinator: Coordinator, needs_key: b
 
     router.add_api_route("/v2/", server_metadata, include_in_schema=False)  # as the protocol's document writes it
 
-    to_pages: dict[int | str, dict[str, Any]] = {
-        307: {"description": "To the pages at /docs, for a browser: the Accept header names text/html."}
+    to_docs: dict[int | str, dict[str, Any]] = {
+        307: {"description": "To /docs, for a browser (the Accept header names text/html) where the page is off."}
     }
 
-    @router.get("/", response_class=JSONResponse, responses={**describe_responses("Alive"), **to_pages})
+    @router.get("/", response_class=JSONResponse, responses={**describe_responses("Alive"), **to_docs})
     async def server_alive(request: Request) -> Response:
-        """The process responds; for clients of KServe's first protocol. A browser is sent to the pages."""
+        """The process responds; for clients of KServe's first protocol. A browser gets the page."""
         headers = {"Vary": "Accept"}
         if _accepts_html(request.headers.getlist("accept")):
-            return RedirectResponse(f"{prefix_of(request)}/docs", headers=headers)
+            return page(request) if page else RedirectResponse(f"{prefix_of(request)}/docs", headers=headers)
         return JSONResponse({"status": "alive"}, headers=headers)
 
     @router.get("/v2/health/live", response_class=JSONResponse, responses=describe_responses("Live"))

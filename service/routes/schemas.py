@@ -219,6 +219,13 @@ _MODELS: dict[str, Schema] = {
         }
     ),
     "Alive": _response_object({"status": {"const": "alive"}}),
+    "Me": _response_object(
+        {
+            "key": {"anyOf": [{"type": "null"}, _response_object({"id": _TEXT, "name": _TEXT})]},
+            "scopes": _list({"enum": ["infer", "admin", "metrics"]}),
+            "changes": {"type": "boolean"},
+        }
+    ),
     "Live": _response_object({"live": {"const": True}}),
     "Ready": _response_object({"ready": {"const": True}}),
     "ModelReady": _response_object({"name": _TEXT, "ready": {"const": True}}),

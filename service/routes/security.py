@@ -25,6 +25,7 @@ def describe_keys(document: dict[str, Any]) -> None:
             continue
         for operation in operations.values():
             operation["security"] = [{_SCHEME: []}]
-            operation["description"] = f"{operation['description']}\n\nNeeds a key with the scope `{scope}`."
+            needed = "of any scope" if scope == "any" else f"with the scope `{scope}`"
+            operation["description"] = f"{operation['description']}\n\nNeeds a key {needed}."
             for status in (401, 403, 429):
                 operation["responses"].setdefault(str(status), describe_status(status))

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from math import inf
@@ -148,10 +149,7 @@ class Coordinator:
 
     def load_failures(self) -> Counter[str]:
         """Return the loads that failed, by model, over all workers; under "" those of the whole repository."""
-        sums = Counter(self._telemetry.load_failures)
-        for other in self._others():
-            sums.update(other.telemetry.get("load_failures", {}))
-        return sums
+        return self._sum("load_failures", self._telemetry.load_failures)
 
     def shadow(self, name: str, version: int) -> tuple[bool, str | None, ShadowStats]:
         """Return whether a shadow is ready in every worker, its problem in any of them, and its sums over all."""
@@ -172,10 +170,11 @@ class Coordinator:
         """Return the answers by what became of them in the payload log, over all workers; None if there is none."""
         if self._telemetry.payloads is None:
             return None
-        sums = Counter(self._telemetry.payloads())
-        for other in self._others():
-            sums.update(other.telemetry.get("payloads", {}))
-        return sums
+        return self._sum("payloads", self._telemetry.payloads())
+
+    def lost_lines(self) -> Counter[str]:
+        """Return the lines that were lost, by log, over all workers."""
+        return self._sum("lost_lines", self._telemetry.lost_lines())
 
     def is_ready(self, name: str, version: int) -> bool:
         """Return whether a version is ready in every worker, as of about a second ago in the others."""
@@ -196,6 +195,13 @@ class Coordinator:
     def processes(self) -> list[int]:
         """Return the process ids of the living workers."""
         return [os.getpid(), *(other.process for other in self._living())]
+
+    def _sum(self, field: str, own: Mapping[str, int]) -> Counter[str]:
+        """Return the counts of this worker, and those that the others publish in a field of their telemetry."""
+        sums = Counter(own)
+        for other in self._others():
+            sums.update(other.telemetry.get(field, {}))
+        return sums
 
     async def _apply_everywhere(self, name: str, loaded: bool | None = None, roles: RoleState | None = None) -> None:
         """Request a change of all workers, make it here, and wait until every living worker has made it."""

@@ -51,6 +51,7 @@ def take_snapshot(coordinator: Coordinator, repository: Repository) -> ServiceSn
             if (canary := state.canary) is not None
         ],
         payloads=coordinator.payloads(),
+        lost_lines=coordinator.lost_lines(),
     )
 
 

@@ -1,4 +1,4 @@
-"""What one worker publishes of itself: its sums, queues, shadows and payload log, as JSON's types."""
+"""What one worker publishes of itself: its sums, queues, shadows, payload log and lost lines, as JSON's types."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class WorkerRecord:
             "load_failures": self._telemetry.load_failures,
             "queues": self.queues(),
             "payloads": {} if self._telemetry.payloads is None else self._telemetry.payloads(),
+            "lost_lines": self._telemetry.lost_lines(),
             **self.shadows(),
         }
 

@@ -131,7 +131,7 @@ def test_int8_that_is_not_faster_exits_with_1_and_names_the_remedy(
         (["net.onnx", "out.onnx", "--version", "1"], "--version is for a model in a repository"),
         (["models/net", "--card", "net.json"], "--card is for an ONNX file"),
         (["net.onnx", "out.onnx", "--float16-io"], "--float16-io is not for int8."),
-        (["net.onnx", "out.onnx", "--precision", "float16", "--force"], "--force is not for float16."),
+        (["models/net", "--precision", "float16", "--force"], "--force is not for float16."),
         (["net.onnx", "out.onnx", "--no-reference"], "--no-reference is for a model in a repository"),
         (["net.onnx", "out.onnx", "--ranges", "samples"], "none are given: name them with --samples"),
         (["net.onnx", "out.onnx", "--ranges", "recorded"], "No ranges are recorded with this network"),

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from normfold._shared.source import parse_shape
+from normfold._shared.sources.source import parse_shape
 from normfold.cli.main import main
 from normfold.errors import ArgumentError
 from normfold.models.architectures.registry import build

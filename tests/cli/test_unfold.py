@@ -34,7 +34,7 @@ def test_folder_before_a_name_goes_before_the_environment(
 
     assert normfold("unfold", "models/net", "out.onnx")[0] == 0
     assert (folder / "out.onnx").is_file()
-    code, _, err = normfold("unfold", "net", "out.onnx")
+    code, _, err = normfold("unfold", "net", "other.onnx")
     assert (code, err) == (2, "error: There is no folder 'none'; name the repository with --repository.\n")
 
 

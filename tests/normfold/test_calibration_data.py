@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from normfold._shared.calibration_data import run_data
-from normfold._shared.source import Source
+from normfold._shared.sources.source import Source
 from normfold.contract.source_card import SourceCard
 from normfold.export.adapt import samples
 from normfold.export.bundle import calibrate

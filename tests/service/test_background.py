@@ -14,7 +14,7 @@ import pytest
 from normfold.service import background
 from normfold.service.background import ErrorLog, run_forever
 from normfold.service.http.timeouts import ConnectionReaper
-from normfold.service.repository.arena_trimmer import ArenaTrimmer
+from normfold.service.repository.background.arena_trimmer import ArenaTrimmer
 from normfold.service.workers import shared_state
 from tests.support.bundles import BundleWriter, publish_version
 from tests.support.service import StartService, answering_version
@@ -109,7 +109,7 @@ def test_reaper_checks_other_connections_after_an_error() -> None:
 
 def test_trimmer_goes_on_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "RETRY_INTERVAL_S", 0.0)
-    monkeypatch.setattr("normfold.service.repository.arena_trimmer.INTERVAL_S", 0.0)
+    monkeypatch.setattr("normfold.service.repository.background.arena_trimmer.INTERVAL_S", 0.0)
     calls = 0
 
     async def check(_: ArenaTrimmer) -> int:

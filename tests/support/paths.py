@@ -23,7 +23,17 @@ LAYERS = {
         *("tasks", "training", "batchnorm", "onnx", "study"),
     ),
     "service": (
-        *("errors", "rollout_options", "proxy", "settings", "logs", "error_responses", "background", "file_lock"),
+        *(
+            "errors",
+            "rollout_options",
+            "proxy",
+            "settings",
+            "lines",
+            "logs",
+            "error_responses",
+            "background",
+            "file_lock",
+        ),
         "network",
         *("codec", "auth", "runtime", "batching", "observability"),
         *(

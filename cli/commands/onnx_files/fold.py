@@ -10,36 +10,44 @@ from typing import Annotated
 import typer
 
 from normfold._shared.overwrite import is_same_file
-from normfold.cli.input_option import PIXELS
-from normfold.cli.option_names import FORCE_OVERWRITE, report_in_options
+from normfold.cli.option_names import report_in_options
+from normfold.cli.options.input import INPUT, INPUTS, parse_input
+from normfold.cli.options.overwrite import FORCE, ask_before_overwriting
+from normfold.cli.options.source import (
+    ARG,
+    KEEP_STATISTICS,
+    PARTIAL,
+    SOURCE,
+    STRIP_PREFIX,
+    WEIGHTS,
+    WEIGHTS_KEY,
+    of_factory,
+)
 from normfold.contract.errors import InputError
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.fold import fold_sentence, fold_table, gain_sentence, pixel_sentence, size_record
+from normfold.display.terminal.statistics import accuracy_sentence
 from normfold.display.terminal.verification import timing_sentence, verification_record, verification_table
 
 
 def fold(
-    source: Annotated[Path, typer.Argument(help="The unfolded model, from any exporter.", metavar="IN.onnx")],
+    source: Annotated[str, SOURCE],
     target: Annotated[Path, typer.Argument(help="Path of the folded model to write.", metavar="OUT.onnx")],
     report: Annotated[
         Path | None, typer.Option(help="Write the report: every BatchNormalization, as JSON.", metavar="FILE")
     ] = None,
-    inputs: Annotated[
-        Path | None,
-        typer.Option(
-            help="Inputs for the verification: .npz, an array for each input (pixels: uint8).", metavar="FILE"
-        ),
-    ] = None,
-    input_: Annotated[
-        str | None,
-        typer.Option(
-            "--input", help="uint8: accept 8-bit pixels, and fold their standardisation too.", metavar="uint8"
-        ),
-    ] = None,
+    inputs: Annotated[Path | None, INPUTS] = None,
+    input_: Annotated[str | None, INPUT] = None,
+    weights: Annotated[Path | None, WEIGHTS] = None,
+    weights_key: Annotated[str | None, WEIGHTS_KEY] = None,
+    strip_prefix: Annotated[str | None, STRIP_PREFIX] = None,
+    partial: Annotated[bool, PARTIAL] = False,
+    arg: Annotated[list[str] | None, ARG] = None,
     card: Annotated[
         Path | None,
-        typer.Option(help="Source card for --input uint8, if not IN.json next to the model.", metavar="FILE"),
+        typer.Option(help="Source card for --input uint8, if not that of the source.", metavar="FILE"),
     ] = None,
+    keep_statistics: Annotated[bool, KEEP_STATISTICS] = False,
     merge: Annotated[bool, typer.Option(help="Merge parallel linear branches into one layer, as in RepVGG.")] = True,
     freeze_inputs: Annotated[
         bool,
@@ -47,11 +55,11 @@ def fold(
     ] = False,
     verify: Annotated[bool, typer.Option(help="Verify the fold before OUT.onnx is written.")] = True,
     time: Annotated[bool, typer.Option("--time", help="Time a run before and after, on one thread.")] = False,
-    force: Annotated[bool, FORCE_OVERWRITE] = False,
+    force: Annotated[bool, FORCE] = False,
     nodes: Annotated[bool, typer.Option("--nodes", help="List every BatchNormalization, one by one.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Fold the BatchNormalization nodes of an ONNX file into the weights around them.
+    """Fold the BatchNormalization nodes of a network into the weights around them, and write an ONNX file.
 
     The folded model is compared with the original before it is written. It may differ by 8 times the network's own
     rounding noise, plus 1e-6 of the output's range (for dtypes other than float32, a few roundings of that dtype). Each
@@ -59,18 +67,22 @@ def fold(
     1.
 
     Example: `normfold fold resnet50.onnx folded.onnx --report report.json`
+
+    Example: `normfold fold runs/digits folded.onnx`
     """
     from normfold import fold as fold_model
     from normfold._shared.packages import require_export
+    from normfold._shared.sources.resolve import files_of
+    from normfold._shared.sources.source import Source
 
     require_export("normfold fold")
-    models = (source, target)
+    models = (*files_of(Source.of(source)), target)
     if report is not None and (
         report.resolve() == target.resolve() or any(is_same_file(report, one) for one in models)
     ):
         raise InputError(f"--report {str(report)!r} is a model of this command; give the report another name.")
-    if input_ not in (None, PIXELS):
-        raise InputError(f"--input {input_!r} is not uint8, the one other input that a model can be folded to take.")
+    input_shape, takes_pixels = parse_input(input_)
+    ask_before_overwriting(force, target, report, read=source)
     from normfold.contract.atomic_write import atomic_path
 
     with ExitStack() as stack:
@@ -81,11 +93,13 @@ def fold(
             target,
             verify=verify,
             inputs=inputs,
-            takes_pixels=input_ is not None,
+            takes_pixels=takes_pixels,
             card=card,
             merge=merge,
             freeze_inputs=freeze_inputs,
             time=time,
+            **of_factory(input_shape, weights, weights_key, strip_prefix, partial, arg),
+            keep_statistics=keep_statistics,
             force=force,
             progress=status.update,
         )
@@ -102,6 +116,8 @@ def fold(
         return
     if found.batchnorm_after or (nodes and found.entries):
         out.print(fold_table(found, out.width, every_node=nodes, kept_only=not nodes))
+    if (moved := folded.running_statistics) is not None:
+        out.print(accuracy_sentence(moved), markup=False)
     out.print(fold_sentence(found), markup=False)
     if (gained := gain_sentence(found)) is not None:
         out.print(gained, markup=False)

@@ -8,13 +8,17 @@ from typing import Annotated
 import typer
 
 from normfold.cli.option_names import report_in_options
+from normfold.cli.options.input import SHAPE
+from normfold.cli.options.overwrite import FORCE, ask_before_overwriting
+from normfold.cli.options.source import ARG, PARTIAL, SOURCE, STRIP_PREFIX, WEIGHTS, WEIGHTS_KEY, of_factory
+from normfold.cli.warnings import warnings_as_sentences
 from normfold.display.terminal.console import err, fail, out, print_json, warn
 from normfold.display.terminal.fold import fold_sentence, fold_table, gain_sentence, outcome_table, size_record
 from normfold.display.terminal.verification import timing_sentence, verification_table
 
 
 def inspect(
-    model: Annotated[Path, typer.Argument(help="An ONNX model.", metavar="MODEL.onnx")],
+    source: Annotated[str, SOURCE],
     html: Annotated[
         Path | None, typer.Option(help="Write an HTML page with a drawing of the graph.", metavar="FILE")
     ] = None,
@@ -25,6 +29,13 @@ def inspect(
     nodes: Annotated[
         bool, typer.Option("--nodes", help="List every BatchNormalization, also those kept for the same reason.")
     ] = False,
+    input_: Annotated[str | None, SHAPE] = None,
+    weights: Annotated[Path | None, WEIGHTS] = None,
+    weights_key: Annotated[str | None, WEIGHTS_KEY] = None,
+    strip_prefix: Annotated[str | None, STRIP_PREFIX] = None,
+    partial: Annotated[bool, PARTIAL] = False,
+    arg: Annotated[list[str] | None, ARG] = None,
+    force: Annotated[bool, FORCE] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show every BatchNormalization of a model: where a fold would put it, or why it would stay.
@@ -32,11 +43,21 @@ def inspect(
     Writes only the page, if requested. If the verification fails, the exit code is 1.
 
     Example: `normfold inspect resnet50.onnx --html resnet50.html`
+
+    Example: `normfold inspect model_repository/digits`
     """
     from normfold import inspect as inspect_model
 
-    with err.status("starting") as status:
-        result = inspect_model(model, verify=verify and html is not None, html=html, time=time, progress=status.update)
+    ask_before_overwriting(force, html, read=source)
+    with err.status("starting") as status, warnings_as_sentences():
+        result = inspect_model(
+            source,
+            verify=verify and html is not None,
+            html=html,
+            time=time,
+            **of_factory(input_, weights, weights_key, strip_prefix, partial, arg),
+            progress=status.update,
+        )
     report = report_in_options(result.report)
     for sentence in report.warnings:
         warn(sentence)
@@ -55,5 +76,5 @@ def inspect(
         if result.verification is not None:
             out.print("", verification_table(result.verification), sep="\n")
     if result.verification is not None and not result.verification.passes:
-        fail(f"{str(model)!r} does not compute the same when it is folded; {str(html)!r} shows by how much.")
+        fail(f"{source!r} does not compute the same when it is folded; {str(html)!r} shows by how much.")
         raise typer.Exit(1)

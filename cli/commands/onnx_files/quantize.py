@@ -7,10 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from normfold.cli.completion import complete_source
 from normfold.cli.option_names import report_in_options
+from normfold.cli.options.input import INPUTS, SHAPE
+from normfold.cli.options.overwrite import FORCE_OR_SLOW, ask_before_overwriting
+from normfold.cli.options.source import ARG, KEEP_STATISTICS, PARTIAL, STRIP_PREFIX, WEIGHTS, WEIGHTS_KEY, of_factory
 from normfold.cli.precision_options import (
     FLOAT16_IO,
-    FORCE_OR_OVERWRITE,
     MAX_DROP,
     NO_REFERENCE,
     RANGES,
@@ -21,6 +24,7 @@ from normfold.cli.precision_options import (
     warn_of_unapplied_drop,
 )
 from normfold.cli.repository_option import explicit_repository, names_repository
+from normfold.cli.warnings import warnings_as_sentences
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.fold import fold_sentence
 from normfold.display.terminal.precision import precision_record, print_precision
@@ -30,10 +34,15 @@ def quantize(
     context: typer.Context,
     source: Annotated[
         str,
-        typer.Argument(help="A model in its repository, or a float32 ONNX file.", metavar="[REPOSITORY/]NAME|IN.onnx"),
+        typer.Argument(
+            help="A bundle ([REPOSITORY/]NAME), which gets a new version; or a float32 ONNX file, a run folder or "
+            "module:factory.",
+            metavar="SOURCE",
+            autocompletion=complete_source,
+        ),
     ],
     target: Annotated[
-        Path | None, typer.Argument(help="For a file: path of the model to write.", metavar="OUT.onnx")
+        Path | None, typer.Argument(help="Not for a bundle: path of the model to write.", metavar="OUT.onnx")
     ] = None,
     precision: Annotated[
         LowerPrecision, typer.Option(help="Precision to convert to: int8 or float16.", metavar="NAME")
@@ -50,23 +59,25 @@ def quantize(
     version: Annotated[int | None, typer.Option(min=1, help="The model's version, if not the newest.")] = None,
     card: Annotated[
         Path | None,
-        typer.Option(help="For a file: the source card, if not IN.json beside the model.", metavar="FILE"),
+        typer.Option(help="Not for a bundle: the source card, if not that of the source.", metavar="FILE"),
     ] = None,
-    inputs: Annotated[
-        Path | None,
-        typer.Option(
-            help="For a file: inputs for the verification of the fold, .npz, an array for each input.", metavar="FILE"
-        ),
-    ] = None,
+    inputs: Annotated[Path | None, INPUTS] = None,
+    input_: Annotated[str | None, SHAPE] = None,
+    weights: Annotated[Path | None, WEIGHTS] = None,
+    weights_key: Annotated[str | None, WEIGHTS_KEY] = None,
+    strip_prefix: Annotated[str | None, STRIP_PREFIX] = None,
+    partial: Annotated[bool, PARTIAL] = False,
+    arg: Annotated[list[str] | None, ARG] = None,
+    keep_statistics: Annotated[bool, KEEP_STATISTICS] = False,
     max_drop: Annotated[float | None, MAX_DROP] = None,
-    force: Annotated[bool, FORCE_OR_OVERWRITE] = False,
+    force: Annotated[bool, FORCE_OR_SLOW] = False,
     float16_io: Annotated[bool, FLOAT16_IO] = False,
     no_reference: Annotated[bool, NO_REFERENCE] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Convert a network to int8 or float16, and prove how near it is to the folded float32 network.
 
-    For a model of a repository a new version is published, from its newest version alone. A file is folded on the way.
+    For a bundle a new version is published, from its newest version alone. Any other source is folded on the way.
     Ranges of int8 come from --samples, or are those that export recorded on the training data of a run folder, or adapt
     on its samples; otherwise they come from the BatchNormalization statistics that the fold removed.
 
@@ -79,9 +90,12 @@ def quantize(
     Example: `normfold quantize resnet50.onnx resnet50.int8.onnx --samples images.npz`
     """
     from normfold import quantize as quantize_network
+    from normfold._shared.sources.bundle import is_run_folder
 
-    folder = explicit_repository(context, repository, names_repository(source))
-    with err.status("starting") as status:
+    is_no_name = target is not None or ":" in source or is_run_folder(Path(source)) or names_repository(source)
+    folder = explicit_repository(context, repository, is_no_name)
+    ask_before_overwriting(force, target, read=source)
+    with err.status("starting") as status, warnings_as_sentences():
         result = quantize_network(
             source,
             target,
@@ -94,6 +108,8 @@ def quantize(
             card=card,
             inputs=inputs,
             max_drop=max_drop,
+            **of_factory(input_, weights, weights_key, strip_prefix, partial, arg),
+            keep_statistics=keep_statistics,
             force=force,
             float16_io=float16_io,
             keep_reference=not no_reference,

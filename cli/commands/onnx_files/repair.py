@@ -9,7 +9,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from normfold.cli.option_names import FORCE_OVERWRITE, in_options
+from normfold.cli.option_names import in_options
+from normfold.cli.options.overwrite import FORCE, ask_before_overwriting
 from normfold.display.terminal.console import err, out, print_json, warn
 
 
@@ -35,7 +36,7 @@ def repair(
             "inputs that are standardised first.",
         ),
     ] = None,
-    force: Annotated[bool, FORCE_OVERWRITE] = False,
+    force: Annotated[bool, FORCE] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Put BatchNormalization nodes that normalise by the batch into inference mode.
@@ -48,9 +49,16 @@ def repair(
     """
     from normfold import repair as repair_model
 
+    ask_before_overwriting(force, target, read=source)
     with err.status("starting") as status:
         result = repair_model(
-            source, target, samples=samples, card=card, as_tensors=tensors, force=force, progress=status.update
+            source,
+            target,
+            samples=samples,
+            card=card,
+            as_tensors=tensors,
+            force=force,
+            progress=status.update,
         )
     warnings = [in_options(sentence) for sentence in result.warnings]
     for sentence in warnings:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from normfold.cli.option_names import FORCE_OVERWRITE
+from normfold.cli.completion import complete_source
+from normfold.cli.options.input import INPUTS
+from normfold.cli.options.overwrite import FORCE, ask_before_overwriting
 from normfold.cli.repository_option import explicit_repository, names_repository
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.verification import verification_record, verification_table
@@ -19,7 +21,12 @@ if TYPE_CHECKING:
 def unfold(
     context: typer.Context,
     source: Annotated[
-        str, typer.Argument(help="A model of the repository, or a folded file from any tool.", metavar="NAME|FILE.onnx")
+        str,
+        typer.Argument(
+            help="A bundle ([REPOSITORY/]NAME), or a folded ONNX file from any tool.",
+            metavar="BUNDLE|FILE.onnx",
+            autocompletion=complete_source,
+        ),
     ],
     target: Annotated[
         Path | None,
@@ -56,10 +63,8 @@ def unfold(
             "inputs that are standardised first.",
         ),
     ] = None,
-    inputs: Annotated[
-        Path | None, typer.Option(help="Inputs for the verification: .npz, an array for each input.", metavar="FILE")
-    ] = None,
-    force: Annotated[bool, FORCE_OVERWRITE] = False,
+    inputs: Annotated[Path | None, INPUTS] = None,
+    force: Annotated[bool, FORCE] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Restore a BatchNormalization after each layer of a folded network, for further training elsewhere.
@@ -72,8 +77,10 @@ def unfold(
     Example: `normfold unfold folded.onnx unfolded.onnx --samples images.npz`
     """
     from normfold import unfold as unfold_model
+    from normfold._shared.unfold import default_target
 
     folder = explicit_repository(context, repository, names_repository(source))
+    ask_before_overwriting(force, target or default_target(source), read=source)
     with err.status("starting") as status:
         result = unfold_model(
             source,

@@ -5,19 +5,15 @@ The event loop keeps references only; a thread encodes and writes. What comes fa
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Callable
 from functools import partial
 from random import random
 
 from normfold.service.errors import SettingsError
-from normfold.service.observability.line_writer import LineWriter
+from normfold.service.lines.line_writer import LineWriter
 from normfold.service.observability.payload_log.record import Answer, encode_record
 from normfold.service.observability.payload_log.rotated_file import RotatedFile
 from normfold.service.settings import Settings
 
-FLUSH_AFTER_S = 0.25
 FLUSH_BYTES = 2**20
 
 MAX_PENDING_BYTES = 64 * 2**20
@@ -25,10 +21,6 @@ MAX_PENDING_BYTES = 64 * 2**20
 
 _RECORD_BYTES = 1024
 """What a record takes besides its tensors, about."""
-
-_NAME = "The payload log"
-
-logger = logging.getLogger(__name__)
 
 
 class PayloadLog:
@@ -42,42 +34,24 @@ class PayloadLog:
 
     def __init__(self, file: RotatedFile, share: float, redacted: frozenset[str]) -> None:
         self._share, self._redacted = share, redacted
-        self._writer = LineWriter(file, _NAME, MAX_PENDING_BYTES)
-        self._lines: list[Callable[[], bytes]] = []
-        self._size = 0
-        self._due: asyncio.TimerHandle | None = None
+        self._writer = LineWriter(file, "The payload log", flush_bytes=FLUSH_BYTES, max_pending_bytes=MAX_PENDING_BYTES)
 
     def is_sampled(self) -> bool:
         """Return whether the next answer is to be written."""
         return random() < self._share
 
     def write(self, answer: Answer) -> None:
-        """Add an answer to those of the next flush; its arrays must not change later. Called on the event loop."""
-        self._lines.append(partial(encode_record, answer, self._redacted))
+        """Add an answer; its arrays must not change later."""
         tensors = (*answer.inputs.values(), *answer.outputs.values())
-        self._size += _RECORD_BYTES + sum(array.nbytes for array in tensors)
-        if self._size > FLUSH_BYTES:
-            self.flush()
-        elif self._due is None:
-            self._due = asyncio.get_running_loop().call_later(FLUSH_AFTER_S, self.flush)
-
-    def flush(self) -> None:
-        """Give the answers to the thread that writes them."""
-        if self._due is not None:
-            self._due.cancel()
-            self._due = None
-        lines, size = self._lines, self._size
-        self._lines, self._size = [], 0
-        if lines:
-            self._writer.submit(lines, size)
+        size = _RECORD_BYTES + sum(array.nbytes for array in tensors)
+        self._writer.write(partial(encode_record, answer, self._redacted), size)
 
     def counts(self) -> dict[str, int]:
         """Return the number of answers that were written, and that were lost."""
         return {"written": self._writer.written_lines, "lost": self._writer.lost_lines}
 
     def close(self) -> None:
-        """Flush, and wait until the answers are written."""
-        self.flush()
+        """Wait until the answers are written, for a limited time."""
         self._writer.close()
 
 

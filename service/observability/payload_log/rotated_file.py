@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from normfold.service.observability.line_writer import FILE_WRITE_BYTES, write_all
+from normfold.service.lines.targets import FILE_WRITE_BYTES, write_all
 
 _MODE = 0o600
 """Clients' data: for the owner alone."""

@@ -229,7 +229,7 @@ def test_a_model_without_batchnorm_gets_a_page_too(normfold: RunCommand, tmp_pat
     ("arguments", "code", "says"),
     [
         (["none.onnx"], 2, "'none.onnx' cannot be read"),
-        (["neither"], 2, "'neither' is not a run folder, an .onnx file or a module:factory"),
+        (["neither"], 2, "'neither' is not a run folder, a bundle, an .onnx file or a module:factory"),
         (["net.onnx", "--data", "digits"], 2, "--data is for a run folder or module:factory"),
         (["net.onnx", "--weights", "w.pt"], 2, "--weights goes with module:factory"),
         (["net.onnx", "--html", "net.onnx"], 2, "--html 'net.onnx' is the model itself"),

@@ -307,7 +307,7 @@ def test_export_of_a_factory_in_evaluation_mode_warns_of_unset_statistics(normfo
         (["nowhere_at_all:net", "--input", "1x8x8"], "nowhere_at_all"),
         ([""], "SOURCE must be a path, not ''."),
         (["net.onnx", "--version", "0"], "--version must be a whole number of at least 1, not 0."),
-        (["neither"], "'neither' is not a run folder, an .onnx file or a module:factory"),
+        (["neither"], "'neither' is not a run folder, a bundle, an .onnx file or a module:factory"),
         (["net.onnx", "--weights", "weights.pt"], "--weights goes with module:factory; 'net.onnx' is an ONNX file"),
         (["net.onnx", "--opset", "18"], "an ONNX file keeps its own"),
         (["net.onnx", "--name", "a/b"], "The name 'a/b' cannot be served"),

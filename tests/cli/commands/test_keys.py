@@ -100,7 +100,7 @@ def test_revoke_ends_a_key(normfold: RunCommand) -> None:
     assert (code, out) == (0, "")
     assert err.startswith(f"Key 'ci' ({identity}) is revoked")
     assert not opens(sent)
-    code, out, _ = normfold("keys", "revoke", identity, *FILE, "--json")
+    code, out, _ = normfold("keys", "revoke", "ci", *FILE, "--json")
     assert (code, json.loads(out)["state"]) == (0, "revoked")
 
 
@@ -115,9 +115,9 @@ def test_revoke_ends_a_key(normfold: RunCommand) -> None:
         (("create", "x"), 2, "--keys"),
         (("create", "x", "--keys", "none/keys.json"), 3, "cannot be written: no such file or directory"),
         (("list", "--keys", "none.json"), 2, "'none.json' does not exist; 'normfold keys create' makes it"),
-        (("rotate", "00000000", *FILE), 2, "has no key with the id '00000000'"),
+        (("rotate", "00000000", *FILE), 2, "has no key with the id or name '00000000'"),
         (("rotate", "00000000", *FILE, "--grace-minutes", "-1"), 2, "--grace-minutes"),
-        (("revoke", "00000000", *FILE), 2, "has no key with the id '00000000'"),
+        (("revoke", "00000000", *FILE), 2, "has no key with the id or name '00000000'"),
         (("revoke", "00000000", "--keys", "none.json"), 2, "does not exist"),
     ],
 )

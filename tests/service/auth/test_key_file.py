@@ -232,12 +232,29 @@ def test_rotation_rejects_unknown_and_inactive_keys(file: Path) -> None:
     late, _ = create_key(file, "late", ("infer",), expires=PAST)
     revoke_key(file, gone.id)
     before = file.read_bytes()
-    for identity, says in [(gone.id, "is revoked"), (late.id, "is expired"), ("gone", "has no key with the id 'gone'")]:
+    for identity, says in [
+        (gone.id, "is revoked"),
+        (late.id, "is expired"),
+        ("none", "has no key with the id or name 'none'"),
+    ]:
         with pytest.raises(KeysError, match=says):
             rotate_key(file, identity)
-    with pytest.raises(KeysError, match="has no key with the id"):
-        revoke_key(file, "gone")
+    with pytest.raises(KeysError, match="has no key with the id or name"):
+        revoke_key(file, "none")
     assert file.read_bytes() == before
+
+
+def test_key_is_found_by_its_name_where_one_key_has_it(file: Path) -> None:
+    first, _ = create_key(file, "ci", ("infer",))
+    assert rotate_key(file, "ci")[0].id == first.id
+    assert revoke_key(file, "ci").id == first.id
+    second, _ = create_key(file, "ci", ("infer",))
+    assert revoke_key(file, "ci").id == second.id, "the active one"
+    with pytest.raises(KeysError, match=f"has 2 keys named 'ci': {first.id} .revoked., {second.id} .revoked.; give"):
+        revoke_key(file, "ci")
+    named_like_an_id, _ = create_key(file, first.id, ("infer",))
+    assert revoke_key(file, first.id).id == first.id
+    assert revoke_key(file, named_like_an_id.id).id == named_like_an_id.id
 
 
 def test_key_store_reloads_a_changed_file_and_keeps_its_keys_if_it_is_invalid(

@@ -15,11 +15,14 @@ from normfold.service.app import create_app
 from normfold.service.auth.authorization import required_scope
 from normfold.service.inference.model_ref import match_infer_path
 from normfold.service.settings import Settings
+from normfold.service.web.page_files import FILES, HASH
 from tests.support.service import KeyedService, Service
 
 REQUIRED_SCOPES = {
     "/": "public",
     "/docs": "public",
+    **{f"/page/{HASH}/{name}": "public" for name in FILES},
+    "/v2/me": "any",
     "/docs/docs.css": "public",
     "/docs/docs.js": "public",
     "/docs/swagger-ui.css": "public",

@@ -13,6 +13,7 @@ import pytest
 
 from normfold.service.batching.batch import BatchPolicy, QueuedRequest
 from normfold.service.batching.batcher import Batcher
+from normfold.service.batching.known_inputs import KnownInputs
 from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.errors import (
     ClientDisconnectedError,
@@ -328,9 +329,12 @@ def test_closed_batcher_fails_queued_and_running_requests() -> None:
 
 @pytest.mark.parametrize(
     ("warmed_up", "fails_on", "error"),
-    [(True, "all", RunError), (True, "these", FailingTensorsError), (False, "all", FailingTensorsError)],
+    [
+        *((True, "all", RunError), (True, "these", FailingTensorsError)),
+        *((False, "all", RunError), (False, "these", FailingTensorsError)),
+    ],
 )
-def test_failing_run_is_the_clients_unless_the_network_fails_on_its_warmup_tensors_too(
+def test_failing_run_is_the_clients_unless_the_network_fails_on_other_tensors_too(
     warmed_up: bool, fails_on: str, error: type[Exception]
 ) -> None:
     zeros = {"x": np.zeros((1, 1), np.float32)}
@@ -341,7 +345,9 @@ def test_failing_run_is_the_clients_unless_the_network_fails_on_its_warmup_tenso
         return [tensors["x"]]
 
     async def main() -> None:
-        policy = BatchPolicy(inline=True, warmup_tensors=zeros if warmed_up else None)
+        policy = BatchPolicy(
+            inline=True, known_inputs=KnownInputs(zeros if warmed_up else None, {"x": ("FP32", (-1, 1))})
+        )
         with pytest.raises(error, match="fail") as caught:
             await Batcher(fail, policy, thread_pool).submit(request(1))
         assert type(caught.value) is error

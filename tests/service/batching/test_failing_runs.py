@@ -14,6 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from normfold.contract.manifest import TensorSpec
+from normfold.service.errors import RunError
 from normfold.service.observability import access_line as access
 from normfold.service.observability import telemetry
 from normfold.service.runtime.session import Session
@@ -119,6 +120,63 @@ def test_any_exception_of_a_run_is_500_and_the_next_request_succeeds(
     assert "planted" not in answer.text
     assert any(record.exc_info and record.exc_info[1] is error for record in caplog.records)
     assert post_picture(service).status_code == 200
+
+
+def pairs_of(bundles: BundleWriter) -> None:
+    """Write a network of free sizes that takes a row of any even length: it sums pairs of its values."""
+    bundles.write(
+        "pairs",
+        1,
+        [
+            helper.make_node("Reshape", ["input", "shape"], ["pairs"]),
+            helper.make_node("ReduceSum", ["pairs", "axis"], ["output"], keepdims=0),
+        ],
+        [TensorSpec(name="input", datatype="FP32", shape=(1, -1))],
+        [TensorSpec(name="output", datatype="FP32", shape=(-1, -1))],
+        {"shape": np.array([1, -1, 2], np.int64), "axis": np.array([2], np.int64)},
+        batchable=False,
+    )
+
+
+@pytest.mark.parametrize("asked_before", [False, True])
+def test_failing_network_of_free_sizes_is_the_clients_fault_or_the_services(
+    bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch, asked_before: bool
+) -> None:
+    right, is_broken = Session.run, threading.Event()
+
+    def run(*arguments: Any) -> Any:
+        if is_broken.is_set():
+            raise RunError("planted")
+        return right(*arguments)
+
+    monkeypatch.setattr(Session, "run", run)
+    pairs_of(bundles)
+    service = start(bundles.root)
+
+    def ask(length: int) -> int:
+        tensor = {"name": "input", "datatype": "FP32", "shape": [1, length], "data": [1.0] * length}
+        return service.client.post("/v2/models/pairs/infer", json={"inputs": [tensor]}).status_code
+
+    if asked_before:
+        assert ask(4) == 200
+    assert [ask(5), ask(6), ask(7)] == [422, 200, 422]
+    is_broken.set()
+    assert [ask(6), ask(7)] == [500, 500]
+    is_broken.clear()
+    assert [ask(6), ask(7)] == [200, 422]
+
+
+def test_network_of_free_sizes_that_never_runs_is_the_services_fault(
+    bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*_: Any) -> Any:
+        raise RunError("planted")
+
+    monkeypatch.setattr(Session, "run", run)
+    pairs_of(bundles)
+    service = start(bundles.root)
+    tensor = {"name": "input", "datatype": "FP32", "shape": [1, 4], "data": [1.0] * 4}
+    assert service.client.post("/v2/models/pairs/infer", json={"inputs": [tensor]}).status_code == 500
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,17 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from prometheus_client.parser import text_string_to_metric_families
 
+from normfold.contract.drift.flush_request import request_flush
 from normfold.contract.drift.monitor import MONITOR_CARD_NAME, MONITOR_NAME, read_monitor
 from normfold.contract.manifest import MANIFEST_NAME, read_manifest, sha256_of
 from normfold.contract.record import to_json
+from normfold.export.adapt import read_samples
 from normfold.export.adapt.adapt import adapt
 from normfold.export.bundle.export import export_bundle
 from normfold.export.errors import SampleError
 from normfold.service.app import create_app
 from normfold.service.drift.process_files import ProcessFiles
+from normfold.service.drift.sample_buffer import SampleBuffer
 from normfold.service.drift.store import DriftStore
 from normfold.service.errors import SettingsError
 from normfold.service.settings import Settings, load_settings
@@ -252,6 +256,41 @@ def test_kept_inputs_can_be_used_by_adapt(repository: Path, tmp_path: Path, star
     ask(again, rows(600, offset=2.0))
     assert drift(again)["model_version"] == str(version)
     assert drift(again)["drifted"] is False
+
+
+@pytest.mark.slow
+def test_adapt_gets_what_a_service_kept_a_moment_ago(repository: Path, tmp_path: Path, start: StartService) -> None:
+    service = start(repository, drift_share=1.0, state_dir=tmp_path / "state", keep_samples=500)
+    ask(service, rows(300, offset=2.0))
+    with np.load(io.BytesIO(service.client.get("/v2/models/net/samples").content)) as found:
+        kept = found["input"]
+
+    samples = adapt(repository, "net", tmp_path / "state").samples
+
+    assert np.array_equal(samples.read(0, samples.count)["input"], kept)
+    assert samples.origin is not None
+    assert "on request" not in samples.origin
+    assert not list((tmp_path / "state").rglob("*.flush"))
+
+
+@pytest.mark.slow
+def test_adapt_goes_on_where_a_service_does_not_write_on_request(
+    repository: Path, tmp_path: Path, start: StartService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = start(repository, drift_share=1.0, state_dir=tmp_path / "state", keep_samples=500)
+    ask(service, rows(100, offset=2.0))
+    adapt(repository, "net", tmp_path / "state")
+    monkeypatch.setattr(SampleBuffer, "answer_request", lambda _: None)
+    monkeypatch.setattr(read_samples, "request_flush", partial(request_flush, within_s=0.1))
+
+    samples = adapt(repository, "net", tmp_path / "state").samples
+
+    assert samples.origin is not None
+    assert samples.origin.startswith(f"The service kept {samples.count} rows")
+    assert samples.origin.endswith(
+        "It did not write its newest rows on request; those of the last ten seconds may be missing."
+    )
+    assert not list((tmp_path / "state").rglob("*.flush"))
 
 
 @pytest.mark.slow

@@ -11,8 +11,12 @@ import tritonclient.grpc as triton
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 from tritonclient.utils import InferenceServerException
 
+from normfold.service.app import create_app
 from normfold.service.batching.thread_pool import INLINE_BYTES
-from tests.support.service import AccessLog, Service
+from normfold.service.grpc.call_steps import peer_address
+from normfold.service.settings import Settings
+from tests.support.bundles import BundleWriter
+from tests.support.service import AccessLog, Service, serve_app
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 PICTURE = np.zeros((1, 1, 4, 4), np.float32)
@@ -204,3 +208,55 @@ def test_grpc_infer_is_logged_and_counted_as_http_is(
     assert facts | {"path": INFER, "status": 200, "model": "digits", "id": "7", "rows": 1} == facts
     assert facts["trace_id"] == trace_id
     assert count() == before + 1
+
+
+@pytest.mark.parametrize(
+    ("peer", "address"),
+    [
+        ("ipv4:192.0.2.1:4711", "192.0.2.1"),
+        ("ipv6:[2001:db8::1]:4711", "2001:db8::1"),
+        ("ipv6:%5B2001:db8::1%5D:4711", "2001:db8::1"),
+        ("ipv6:[fe80::1%25eth0]:4711", "fe80::1"),
+        ("unix:", ""),
+        ("unix:/run/service.sock", ""),
+        ("", ""),
+    ],
+)
+def test_grpc_peer_is_an_address_or_this_machine(peer: str, address: str) -> None:
+    assert peer_address(peer) == address
+
+
+@pytest.mark.parametrize(("trusted", "from_proxy"), [("127.0.0.1", True), ("192.0.2.9", False), (None, False)])
+def test_grpc_access_line_has_the_client_as_http_has(
+    bundles: BundleWriter, access_log: AccessLog, trusted: str | None, from_proxy: bool
+) -> None:
+    bundles.digits()
+    chosen: dict[str, Any] = {} if trusted is None else {"proxy_headers": True, "forwarded_allow_ips": (trusted,)}
+    settings = Settings(repository=bundles.root, provider="cpu", grpc_port=0, **chosen)
+    cases: dict[tuple[tuple[str, str], ...], str] = {
+        (("x-forwarded-for", "203.0.113.7"),): "203.0.113.7",
+        (("x-forwarded-for", "1.2.3.4"), ("x-forwarded-for", "203.0.113.7")): "203.0.113.7",
+        (("x-forwarded-for", "203.0.113.7, 127.0.0.1"), ("x-real-ip", "1.2.3.4")): "203.0.113.7",
+        (("x-real-ip", "2001:db8::1"),): "2001:db8::1",
+        (("x-real-ip", "nonsense"),): "127.0.0.1",
+        (): "127.0.0.1",
+    }
+    with serve_app(create_app(settings), settings) as service:
+        service.wait_until_loaded()
+        with grpc.insecure_channel(f"127.0.0.1:{service.app.state.grpc_server.port}") as channel:
+            for number, metadata in enumerate(cases):
+                call = channel.unary_unary("/inference.GRPCInferenceService/ServerMetadata")
+                call(b"", metadata=(*metadata, ("x-request-id", f"r{number}")))
+            if trusted is None:
+                assert "client" not in access_log.facts_of("r0")
+                return
+            found = [access_log.facts_of(f"r{number}")["client"] for number in range(len(cases))]
+    assert found == (list(cases.values()) if from_proxy else ["127.0.0.1"] * len(cases))
+
+
+def test_grpc_infer_takes_raw_contents_beside_empty_typed_ones(channel: grpc.Channel) -> None:
+    request = ModelInferRequest(model_name="identity-fp32", raw_input_contents=[np.array([1, 2], np.float32).tobytes()])
+    tensor = request.inputs.add(name="input", datatype="FP32", shape=[1, 2])
+    tensor.contents.SetInParent()
+    response = ModelInferResponse.FromString(channel.unary_unary(INFER)(request.SerializeToString()))
+    assert np.frombuffer(response.raw_output_contents[0], np.float32).tolist() == [1, 2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 import threading
 from typing import Any
 
@@ -65,6 +66,35 @@ def test_idle_connection_is_closed_after_the_keep_alive_timeout(slow: Any, monke
         while received := connection.recv(4096):  # the rest of the response, until the connection is closed
             rest += received
         assert b"HTTP/1.1" not in rest
+
+
+@pytest.mark.slow
+def test_closing_connection_whose_client_never_reads_is_cut(
+    bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timeouts, "REAP_INTERVAL_S", 0.05)
+    service = start(bundles.root, receive_timeout_s=0.5)
+    with connect(service.client) as connection:
+        connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(4096)
+        (server_side,) = [one for one in service.server.server_state.connections if is_of(one, connection)]
+
+        def respond_and_close() -> None:
+            server_side.transport.write(bytes(50_000_000))  # more than both sides' kernels hold
+            server_side.transport.close()
+
+        server_side.loop.call_soon_threadsafe(respond_and_close)
+        wait_for(lambda: server_side not in service.server.server_state.connections, timeout_s=10)
+        received = 0
+        while part := connection.recv(2**20):
+            received += len(part)
+        assert received < 50_000_000
+
+
+def is_of(server_side: Any, connection: socket.socket) -> bool:
+    """Return whether a connection of the server is the other end of a client's."""
+    peer: tuple[str, int] = server_side.transport.get_extra_info("peername")
+    return peer == connection.getsockname()
 
 
 def test_connection_is_closed_after_an_error_before_100_continue(slow: Any) -> None:

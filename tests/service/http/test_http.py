@@ -275,12 +275,10 @@ def test_path_cannot_forge_a_log_line(served: Service, access_log: AccessLog) ->
 @pytest.mark.parametrize(
     "accept", ["text/html", "application/json, text/html;q=0.5", "Text/HTML,application/xhtml+xml,*/*;q=0.8"]
 )
-def test_root_redirects_browsers_to_the_docs(served: Service, accept: str) -> None:
-    redirect = served.client.get("/", headers={"Accept": accept})
-    response = served.client.get("/", headers={"Accept": accept}, follow_redirects=True)
-    assert (redirect.status_code, redirect.headers["vary"]) == (307, "Accept")
-    assert response.status_code == 200
-    assert "swagger" in response.text
+def test_root_is_a_page_for_browsers(served: Service, accept: str) -> None:
+    response = served.client.get("/", headers={"Accept": accept})
+    assert (response.status_code, response.headers["vary"]) == (200, "Accept")
+    assert "<title>Normfold</title>" in response.text
 
 
 @pytest.mark.parametrize("accept", ["*/*", "", "application/json", "text/*", "text/html;q=0", "text/html; q=0.000"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import tritonclient.grpc.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
 from tests.support.proxy.nginx import Nginx
+from tests.support.waiting import wait_for
 
 
 def tensor(values: np.ndarray) -> triton.InferInput:
@@ -47,3 +50,13 @@ def test_error_with_a_long_text_arrives_over_grpc(nginx: Nginx) -> None:
         pytest.raises(InferenceServerException, match="NOT_FOUND"),
     ):
         client.infer("none", [tensor(np.zeros((1, 2), np.float32))], request_id="é" * 10_000)
+
+
+def test_access_log_names_the_client_of_grpc_behind_nginx(nginx: Nginx, log_file: Path) -> None:
+    with triton.InferenceServerClient(f"127.0.0.1:{nginx.grpc_port}") as client:
+        headers = {"x-request-id": "mine-grpc", "x-forwarded-for": "203.0.113.1"}
+        client.infer("identity-fp32", [tensor(np.zeros((1, 2), np.float32))], headers=headers)
+
+    wait_for(lambda: '"mine-grpc"' in log_file.read_text())
+    [line] = [json.loads(line) for line in log_file.read_text().splitlines() if '"mine-grpc"' in line]
+    assert line["client"] == "127.0.0.1"

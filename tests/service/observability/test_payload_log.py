@@ -190,9 +190,7 @@ def test_full_disk_is_reported_once_and_later_answers_are_written(
 
     assert [line["id"] for line in wait_for_lines(file, 1)] == ["after"]
     errors = [record.getMessage() for record in lines.records if "payload log" in record.getMessage()]
-    assert errors == [
-        "The payload log cannot be written, and lines are lost: No space left on device. (Logged once a minute.)"
-    ]
+    assert errors == ["The payload log: 1 line is lost: No space left on device. (Logged once a minute.)"]
 
 
 def test_file_is_rotated_and_the_oldest_is_deleted(file: Path) -> None:

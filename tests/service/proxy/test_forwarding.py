@@ -181,3 +181,9 @@ def test_scheme_is_that_of_the_trusted_proxy() -> None:
         assert forwarding.adapt({**scope, "headers": [(b"x-forwarded-proto", sent)]})["scheme"] == scheme
     untrusted = {**scope, "client": ("127.0.0.2", 1), "headers": [(b"x-forwarded-proto", b"https")]}
     assert forwarding.adapt(untrusted)["scheme"] == "http"
+
+
+def test_client_is_that_of_x_real_ip_without_x_forwarded_for() -> None:
+    forwarding = Forwarding("", TrustedAddresses(("127.0.0.1",)), lambda _: False)
+    assert forwarding.client({b"x-real-ip": b"203.0.113.7"}, "127.0.0.1") == "203.0.113.7"
+    assert forwarding.client({b"x-real-ip": b"203.0.113.7"}, "127.0.0.2") == "127.0.0.2"

@@ -19,7 +19,7 @@ from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.errors import RunError
 from normfold.service.observability.access_log import LoggerAccessLog
 from normfold.service.observability.telemetry import Telemetry
-from normfold.service.repository.arena_trimmer import ArenaTrimmer, _History
+from normfold.service.repository.background.arena_trimmer import ArenaTrimmer, _History
 from normfold.service.repository.repository import Repository
 from normfold.service.runtime.session import Session
 from normfold.service.runtime.session_factory import open_session

@@ -173,5 +173,5 @@ def test_models_load_and_run_on_a_full_disk(
     bundles.digits(1, bias=3.0)
     service = start(bundles.root, access_log=Path("/dev/full"))
     assert answering_version(service) == 3
-    wait_for(lambda: "lines are lost: No space left on device." in caplog.text)
+    wait_for(lambda: "lost: No space left on device." in caplog.text)
     assert answering_version(service) == 3

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 import httpx
@@ -22,6 +22,8 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 
 import normfold
+from normfold.cli.announcement import announce
+from normfold.service.settings import Settings
 from tests.support.bundles import BundleWriter
 from tests.support.command import environment_without_settings, in_one_line, run_serve, serving_process
 from tests.support.raw_http import Authority, IssuedCertificate, open_unix_client
@@ -41,6 +43,35 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("repository")
     BundleWriter(folder).identity("FP32", "same", (-1, 2))
     return folder
+
+
+@pytest.mark.parametrize(
+    ("tcp", "grpc_port", "auth", "says"),
+    [
+        (False, None, "required", ["nothing uses TLS"]),
+        (False, 1, "required", ["only gRPC uses TLS"]),
+        (True, None, "optional", []),
+        (True, 1, "required", []),
+        (True, 1, "optional", ["gRPC asks clients for no certificate"]),
+        (False, 1, "optional", ["only gRPC uses TLS", "gRPC asks clients for no certificate"]),
+    ],
+)
+def test_tls_that_does_less_than_it_seems_is_a_warning(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    tcp: bool,
+    grpc_port: int | None,
+    auth: Literal["required", "optional"],
+    says: list[str],
+) -> None:
+    certificate = tmp_path / "certificate.pem"
+    settings = Settings(tls_cert=certificate, tls_client_ca=certificate, tls_client_auth=auth, grpc_port=grpc_port)
+    with socket.socket(socket.AF_INET if tcp else socket.AF_UNIX) as listener:
+        listener.bind(("127.0.0.1", 0) if tcp else str(tmp_path / "service.sock"))
+        announce([listener], as_json=False, settings=settings)
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == len(says)
+    assert all(part in warning for part, warning in zip(says, warnings, strict=True))
 
 
 @contextlib.contextmanager

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from normfold.service.auth.cross_site import CrossSiteCheck
 from normfold.service.errors import ForeignHostError, ForeignOriginError
-from normfold.service.http.cross_site import CrossSiteCheck
 from normfold.service.settings import Settings
 from tests.support.bundles import BundleWriter
 from tests.support.infer_bodies import PICTURE

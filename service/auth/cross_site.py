@@ -8,11 +8,11 @@ same origin, but their Host header has that name. Programs other than browsers s
 from __future__ import annotations
 
 import re
-from ipaddress import ip_address
 
 from normfold.service.auth.authorization import required_scope
 from normfold.service.codec.headers import Headers
 from normfold.service.errors import ForeignHostError, ForeignOriginError
+from normfold.service.proxy.loopback import is_address, is_loopback
 from normfold.service.settings import Settings
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
@@ -73,25 +73,9 @@ class CrossSiteCheck:
     def _check_host(self, host: str) -> None:
         found = _HOST.fullmatch(host)
         name = found[1].lower() if found else host
-        if not self._allowed_hosts.isdisjoint({"*", name}) or is_loopback(name) or _is_address(name):
+        if not self._allowed_hosts.isdisjoint({"*", name}) or is_loopback(name) or is_address(name):
             return
         raise ForeignHostError(name)
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host name or address is this machine's own: RFC 6761, 6.3, and the loopback networks."""
-    name = host.lower().removesuffix(".")
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    return _is_address(name) and ip_address(name.strip("[]")).is_loopback
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host.removeprefix("[").removesuffix("]"))
-    except ValueError:
-        return False
-    return True
 
 
 def _is_same(origin: str, host: str) -> bool:

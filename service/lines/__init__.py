@@ -1,0 +1,1 @@
+"""Lines of the logs: collected in memory, and written by a thread."""

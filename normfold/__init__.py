@@ -1,6 +1,7 @@
 """Train, fold, verify, export and serve batch-normalised networks::
 
     train       train a network, and write a run folder
+    find_learning_rate  suggest a learning rate for a run
     audit       find problems of BatchNorm layers
     fold        fold the BatchNormalization of an ONNX file into the weights around it
     inspect     show what a fold would do, with a drawing
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from normfold._fold import fold as fold
     from normfold._inspect import InspectResult as InspectResult
     from normfold._inspect import inspect as inspect
+    from normfold._learning_rate.find import LearningRateResult as LearningRateResult
+    from normfold._learning_rate.find import find_learning_rate as find_learning_rate
     from normfold._repository import ModelRepository as ModelRepository
     from normfold._repository import RepositoryModel as RepositoryModel
     from normfold._repository import load_repository as load_repository
@@ -72,6 +75,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "_train": ("train", "TrainResult"),
+    "_learning_rate.find": ("find_learning_rate", "LearningRateResult"),
     "_audit": ("audit", "AuditResult"),
     "_fold": ("fold", "FoldResult"),
     "_inspect": ("inspect", "InspectResult"),

@@ -29,6 +29,7 @@ from normfold._shared.packages import require_packages
 from normfold._shared.paths import AnyPath
 from normfold._shared.progress import Progress
 from normfold.errors import ArgumentError
+from normfold.models.training.loop.threads import let_waiting_threads_sleep
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -50,6 +51,8 @@ WEIGHTS = Kind(
 DATA = Kind(
     "'digits', 'npz:PATH' with arrays x and y, 'csv:PATH', 'parquet:PATH', 'images:DIR' or 'masks:DIR'", TEXT.holds
 )
+
+TRACKER = Kind("tensorboard or mlflow", lambda value: value in ("tensorboard", "mlflow"))
 
 PATTERNS = Kind("a pattern, or a list of patterns", lambda value: TEXT.holds(value) or NAMES.holds(value))
 
@@ -150,6 +153,16 @@ def train(
     time_column: str | None = None,
     augment: Sequence[str] | None = None,
     mixup: float | None = None,
+    schedule: str | None = None,
+    warmup_fraction: float | None = None,
+    accumulate: int | None = None,
+    ema: float | None = None,
+    channels_last: bool | None = None,
+    compile: bool | None = None,  # noqa: A002 -- the name of the setting
+    threads: int | None = None,
+    keep: int | None = None,
+    log: str | None = None,
+    config: AnyPath | None = None,
     resume: bool = False,
     drop: Sequence[str] | None = None,
     category: Sequence[str] | None = None,
@@ -224,6 +237,19 @@ def train(
         time_column: column of a table whose latest rows are tested; it is no input.
         augment: random changes of training images, in order: flip, crop, colour, randaugment. Default none.
         mixup: alpha of mixup, which mixes samples of a batch: 0.2 mixes little, 1 evenly. Default 0, not at all.
+        schedule: of the learning rate: one-cycle, cosine, step (a tenth after half, and after three quarters), or
+            constant. Default one-cycle.
+        warmup_fraction: of the steps, before the learning rate's peak. Default 0.3 for one-cycle, otherwise 0.
+        accumulate: batches whose gradients make one step; BatchNorm's statistics are of each batch by itself.
+            Default 1.
+        ema: decay of an exponential moving average of the weights, such as 0.999. Its statistics are recalibrated after
+            each epoch; the checkpoint holds the average where it validates better. Default none.
+        channels_last: store weights of convolutions with channels last.
+        compile: train the network compiled by torch.compile, which needs a C++ compiler.
+        threads: of torch on CPU. Default torch's own number.
+        keep: number of best epochs whose weights are kept, each as a run folder `epochs/epoch-N`. Default none.
+        log: tensorboard or mlflow, which gets the metrics of every epoch.
+        config: file of settings, .yaml or .json, or a run folder, whose settings are the defaults.
         resume: continue after the last completed epoch of the run in `out`.
         drop: columns of a table that are left out.
         category: columns of a table whose numbers or dates are categories, as texts are.
@@ -240,6 +266,8 @@ def train(
         ArchitectureError: there is no such network, or it cannot be built.
         WeightsError: the weights cannot be read, or are of another network.
         FreezingError: nothing fits `freeze`, or nothing would be trained.
+        ConfigFileError: `config` cannot be read, or has a wrong field.
+        CompilerError, CompilationError: `compile` is given, and the machine, or the network, does not allow it.
         FunctionError: a loss or metric of your own cannot be imported, fails, or returns no number.
         DivergedError, UnmeasurableError: the loss is no longer finite.
         PrecisionError, SynchronisationError: this machine cannot train so.
@@ -275,17 +303,31 @@ def train(
     check_optional(PATTERNS, freeze=freeze)
     check_optional(INTEGER, freeze_epochs=freeze_epochs)
     check_optional(NUMBER, layer_decay=layer_decay)
+    check_optional(TEXT, schedule=schedule)
+    check_optional(NUMBER, warmup_fraction=warmup_fraction, ema=ema)
+    check_optional(INTEGER, accumulate=accumulate, threads=threads, keep=keep)
+    check_optional(FLAG, channels_last=channels_last, compile=compile)
+    check_optional(TRACKER, log=log)
+    check_optional(PATH, config=config)
+    if config is not None and resume:
+        raise ArgumentError("`config` is for a new run; a run that is resumed has its own settings.")
     require_packages(*PACKAGES, extra="train", needed_for="normfold train")
+    if log is not None:
+        require_packages(log, extra=log, needed_for=f"`log` {log!r}")
+    let_waiting_threads_sleep()  # before torch is imported
+    from normfold.models.training.outputs.config_file import read_config_file
+    from normfold.models.training.outputs.trackers import tracked
     from normfold.models.training.resume import read_progress
     from normfold.models.training.run_folder import check_no_run
     from normfold.models.training.train import fit
 
     folder = Path(out)
+    recorded: RunConfig | None
     if resume:
         recorded = read_progress(folder).config
     else:
         check_no_run(folder)  # before the data are read, which may take long
-        recorded = None
+        recorded = None if config is None else read_config_file(Path(config), arch or DEFAULT_ARCH)
     of_data = {
         "source": data,
         "label_column": label_column if isinstance(label_column, str | None) else tuple(label_column),
@@ -331,18 +373,27 @@ def train(
         "threshold": threshold,
         "augment": None if augment is None else tuple(augment),
         "mixup": mixup,
+        "schedule": schedule,
+        "warmup_fraction": warmup_fraction,
+        "accumulate": accumulate,
+        "ema": ema,
+        "channels_last": channels_last,
+        "compile": compile,
+        "threads": threads,
+        "keep": keep,
     }
-    initial = _initial_weights(weights, weights_key, strip_prefix, partial, recorded)
-    config, dataset = _make_config(
+    initial = initial_weights(weights, weights_key, strip_prefix, partial, recorded)
+    run_config, dataset = make_config(
         arch, arguments, _only_given(of_data), _only_given(of_training), recorded, initial, workers
     )
     callback = _make_callback(progress)
-    with getattr(callback, "bar", nullcontext()):
-        found = fit(config, dataset, folder, resume=resume, callback=callback)
+    tracker = nullcontext(callback) if log is None else tracked(callback, log, run_config, folder)
+    with getattr(callback, "bar", nullcontext()), tracker as tracking:
+        found = fit(run_config, dataset, folder, resume=resume, callback=tracking)
     return TrainResult(found.folder, found.config, found.epochs, found.best_epoch, found.seconds)
 
 
-def _make_config(
+def make_config(
     arch: str | None,
     arguments: Mapping[str, Any] | Sequence[str] | None,
     of_data: dict[str, Any],
@@ -351,7 +402,7 @@ def _make_config(
     initial: InitialWeights | None,
     workers: int | None,
 ) -> tuple[RunConfig, Dataset]:
-    """Lay what was given over the defaults, or over the settings of the run to be resumed."""
+    """Lay what was given over the defaults, or over the settings of a file, or of the run to be resumed."""
     from pydantic import ValidationError
 
     from normfold.models.architectures.registry import find_factory, parse_options
@@ -361,14 +412,16 @@ def _make_config(
 
     name, options = DEFAULT_ARCH, dict[str, Any]()
     before: dict[str, dict[str, Any]] = {"data": {}, "train": {}}
+    kept: dict[str, Any] = {}  # options of the run whose weights are taken
     if recorded is not None:
         name, options = recorded.architecture.name, recorded.architecture.options
         before = recorded.model_dump(include={"data", "train"})
     elif initial is not None and arch is None and Path(initial.path).is_dir():
-        name, options = _architecture_of(Path(initial.path), name, options)
+        name, kept = _architecture_of(Path(initial.path), name)
     name = arch or name
     if arguments:
         options = dict(arguments) if isinstance(arguments, Mapping) else parse_options(arguments)
+    options = kept | options
     find_factory(name)  # a wrong name is an error before the data are read
     try:
         data_config = DataConfig.model_validate(before["data"] | of_data)
@@ -379,7 +432,7 @@ def _make_config(
     return make_run_config(name, options, data_config, dataset, train_config, initial), dataset
 
 
-def _initial_weights(
+def initial_weights(
     weights: AnyPath | None, key: str | None, prefix: str | None, partial: bool, recorded: RunConfig | None
 ) -> InitialWeights | None:
     """Return what is recorded of the weights to start from: as given, or those of the run to be resumed."""
@@ -394,12 +447,12 @@ def _initial_weights(
     return None if recorded is None else recorded.initial_weights
 
 
-def _architecture_of(folder: Path, name: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return name and options of a run folder's architecture, or those given if the folder is none."""
+def _architecture_of(folder: Path, name: str) -> tuple[str, dict[str, Any]]:
+    """Return name and options of a run folder's architecture, or the name given if the folder is none."""
     from normfold.models.training.checkpoint import CONFIG_NAME, load_config
 
     if not (folder / CONFIG_NAME).is_file():
-        return name, options
+        return name, {}
     architecture = load_config(folder).architecture
     return architecture.name, architecture.options
 

@@ -19,9 +19,9 @@ from normfold.display.terminal.console import err, out, print_json
 from normfold.display.terminal.train_progress import is_main_process, metric_name, metric_text
 
 if TYPE_CHECKING:
-    from normfold import TrainResult
+    from normfold import LearningRateResult, TrainResult
 
-DATA, TRAINING, FINE_TUNING, TASK = "Data", "Training", "Fine-tuning", "Task"
+DATA, TRAINING, FINE_TUNING, TASK, LOOP = "Data", "Training", "Fine-tuning", "Task", "Training loop"
 TABLES = "Tables (csv:PATH, parquet:PATH)"
 AUGMENTATION = "Augmentation"
 
@@ -314,9 +314,6 @@ def train(
             rich_help_panel=AUGMENTATION,
         ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Resume the run in --out; --epochs may be another number.")
-    ] = False,
     drop: Annotated[
         list[str] | None,
         typer.Option(metavar="COLUMN", help="Column that is left out; repeatable.", rich_help_panel=TABLES),
@@ -346,6 +343,99 @@ def train(
             rich_help_panel=TABLES,
         ),
     ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the learning rate: one-cycle, cosine, step or constant.",
+            metavar="NAME",
+            show_default="one-cycle",
+            rich_help_panel=LOOP,
+        ),
+    ] = None,
+    warmup_fraction: Annotated[
+        float | None,
+        typer.Option(
+            help="Fraction of the steps before the peak learning rate.",
+            show_default="0.3; others than one-cycle 0",
+            rich_help_panel=LOOP,
+        ),
+    ] = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(
+            help="Batches whose gradients make one step; BatchNorm's statistics are of each batch by itself.",
+            show_default="1",
+            rich_help_panel=LOOP,
+        ),
+    ] = None,
+    ema: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DECAY",
+            help="Average the weights over the steps, with a decay such as 0.999; the average is saved where it "
+            "validates better.",
+            show_default="no average",
+            rich_help_panel=LOOP,
+        ),
+    ] = None,
+    channels_last: Annotated[
+        bool | None,
+        typer.Option(
+            "--channels-last/--no-channels-last",
+            help="Weights of convolutions in memory with channels last.",
+            show_default="no",
+            rich_help_panel=LOOP,
+        ),
+    ] = None,
+    compile_: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Compile the network by torch.compile.",
+            show_default="no",
+            rich_help_panel=LOOP,
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="Threads of torch on CPU.", show_default="torch's own number", rich_help_panel=LOOP),
+    ] = None,
+    find_lr: Annotated[
+        bool,
+        typer.Option(
+            "--find-lr",
+            help="Begin no run: suggest a learning rate, and write OUT/learning-rate.png.",
+            rich_help_panel=LOOP,
+        ),
+    ] = False,
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            help="Keep the weights of this number of best epochs, in OUT/epochs.",
+            show_default="the best one's",
+            rich_help_panel=LOOP,
+        ),
+    ] = None,
+    log: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="tensorboard or mlflow: log the metrics of every epoch there too.",
+            show_default="neither",
+            rich_help_panel=LOOP,
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Take defaults from a .yaml or .json, or from a run folder, which this reproduces.",
+            rich_help_panel=LOOP,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume the run in --out; --epochs may be another number.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Train a batch-normalised network and write its best checkpoint to a run folder.
@@ -355,11 +445,13 @@ def train(
 
     Example: `normfold train --arch convnet --data digits --out runs/digits`
     """
+    from normfold import LearningRateResult, find_learning_rate
     from normfold import train as train_network
 
     try:
         with raise_on_sigterm(), warnings_as_sentences():
-            result = train_network(
+            act = find_learning_rate if find_lr else train_network
+            result = act(
                 folder,
                 arch=arch,
                 arguments=arg,
@@ -406,6 +498,16 @@ def train(
                 time_column=time_column,
                 augment=None if augment is None else [name.strip() for name in augment.split(",")],
                 mixup=mixup,
+                schedule=schedule,
+                warmup_fraction=warmup_fraction,
+                accumulate=accumulate,
+                ema=ema,
+                channels_last=channels_last,
+                compile=compile_,
+                threads=threads,
+                keep=keep,
+                log=log,
+                config=config,
                 resume=resume,
                 drop=drop or None,
                 category=category or None,
@@ -419,8 +521,19 @@ def train(
         raise typer.Exit(exit_code(error)) from None
     except OSError as error:
         raise _write_error(error, folder) from None
-    if is_main_process():
+    if not is_main_process():
+        return
+    if isinstance(result, LearningRateResult):
+        _print_learning_rate(result, as_json)
+    else:
         _print_result(result, as_json)
+
+
+def _print_learning_rate(result: LearningRateResult, as_json: bool) -> None:
+    if as_json:
+        print_json({"lr": result.lr, "picture": str(result.picture)})
+        return
+    out.print(f"suggested learning rate {result.lr:g}; picture {result.picture}", markup=False)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -492,6 +605,7 @@ def _print_result(result: TrainResult, as_json: bool) -> None:
                 **of_validation,
                 "epochs": result.epochs,
                 "best_epoch": result.best_epoch,
+                "averaged": result.config.averaged,
                 "seconds": round(result.seconds, 3),
                 "checkpoint": str(result.folder),
                 "arch": result.config.architecture.name,
@@ -504,6 +618,8 @@ def _print_result(result: TrainResult, as_json: bool) -> None:
         if name != "loss":
             table.add_row(Text(f"test {metric_name(name)}"), Text(metric_text(name, value, result.config.card)))
     best = f"{metrics[f'validation_{decisive}']:.4f} in epoch {result.best_epoch}"
+    if result.config.train is not None and result.config.train.ema is not None:
+        best += ", of averaged weights" if result.config.averaged else ", of weights that are not averaged"
     table.add_row(f"validation {metric_name(decisive)}", best)
     table.add_row("epochs", f"{result.epochs} in {result.seconds:.1f} s")
     table.add_row("checkpoint", str(result.folder))

@@ -11,8 +11,9 @@ from torch import nn
 
 from normfold.contract.source_card import WeightsRecord
 from normfold.models.errors import WeightsError
-from normfold.models.weight_files.load import WeightsFile, find_file, list_names, load_weights
+from normfold.models.weight_files.load import WeightsFile, find_file, load_weights
 from normfold.models.weight_files.names import COUNTER
+from normfold.models.weight_files.notes import list_names
 from normfold.models.weight_files.safetensors_file import INDEX_SUFFIX
 
 STARTING = ", starting from "

@@ -99,13 +99,14 @@ def begin_run(
     frozen = frozen_layers(network)
     notes: list[str] = []
     assert config.architecture.classes is not None
-    output_shape = task.output_shape(config.architecture.classes, target_shape)
+    outputs = config.architecture.classes
+    output_shape = task.output_shape(outputs, target_shape)
     check_outputs(network, config.architecture, output_shape, task.name)
     before = read_progress(folder) if resume else None
     if before is not None:
         config = config.model_copy(update={"initial_weights": before.config.initial_weights})
     elif config.initial_weights is not None:
-        initial = start_from(network, config.initial_weights, config.architecture.classes)
+        initial = start_from(network, config.initial_weights, outputs)
         config = config.model_copy(update={"initial_weights": initial})
         notes.append(say_what_was_taken(initial))
     new = () if config.initial_weights is None else config.initial_weights.new

@@ -20,16 +20,23 @@ def find_other_heads(network: nn.Module, tensors: Mapping[str, Tensor], outputs:
         tensors: by its names.
         outputs: classes, or values, that the network returns for a sample.
     """
-    wanted = network.state_dict()
+    wanted, layers = network.state_dict(), dict(network.named_modules())
     different = [name for name in wanted if name in tensors and tensors[name].shape != wanted[name].shape]
-    are_heads = all(_is_of_head(network, name, wanted[name], tensors[name], outputs) for name in different)
+    are_heads = all(
+        _is_of_head(layers.get(name.rpartition(".")[0]), name, wanted[name], tensors[name], outputs)
+        for name in different
+    )
     return tuple(different) if are_heads else ()
 
 
-def _is_of_head(network: nn.Module, name: str, own: Tensor, given: Tensor, outputs: int) -> bool:
-    path, _, tensor = name.rpartition(".")
-    layer = network.get_submodule(path)
-    axis = 1 if isinstance(layer, _ConvTransposeNd) and tensor == "weight" else 0
-    if isinstance(layer, _NormBase) or own.ndim != given.ndim or own.ndim <= axis or own.shape[axis] != outputs:
+def _is_of_head(layer: nn.Module | None, name: str, own: Tensor, given: Tensor, outputs: int) -> bool:
+    axis = 1 if isinstance(layer, _ConvTransposeNd) and name.endswith(".weight") else 0
+    if (
+        layer is None
+        or isinstance(layer, _NormBase)
+        or own.ndim != given.ndim
+        or own.ndim <= axis
+        or own.shape[axis] != outputs
+    ):
         return False
     return all(own.shape[other] == given.shape[other] for other in range(own.ndim) if other != axis)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from normfold.models.errors import WeightsError, WeightsWarning
 from normfold.models.weight_files.head import find_other_heads
 from normfold.models.weight_files.names import COUNTER, Named, fit_names
+from normfold.models.weight_files.notes import notes_on_loading
 from normfold.models.weight_files.safetensors_file import INDEX_SUFFIX, read_safetensors, read_sharded_safetensors
 from normfold.models.weight_files.state_dicts import Chosen, choose_state_dict
 from normfold.models.weight_files.torch_file import read_torch_file
@@ -26,9 +26,6 @@ WEIGHTS_NAME = "weights.safetensors"
 
 FOLDER_FILES = (WEIGHTS_NAME, "model.safetensors", f"model{INDEX_SUFFIX}", "pytorch_model.bin")
 """What is read of a folder, the first that it has: a run folder's weights, or those of Hugging Face."""
-
-_SHOWN = 5
-"""Names in a list of them, before the rest are counted."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ def load_weights(network: nn.Module, file: WeightsFile, outputs: int | None = No
     assign_weights(network, named.tensors, file.path, partial=True)
     taken = tuple(name for name in network.state_dict() if name in named.tensors)
     new = tuple(name for name in network.state_dict() if name not in named.tensors and not name.endswith(COUNTER))
-    for note in _notes(network, chosen, named, left, [name for name in new if outputs is None]):
+    for note in notes_on_loading(network, chosen, named, left, [name for name in new if outputs is None]):
         warnings.warn(f"{str(file.path)!r}: {note}", WeightsWarning, stacklevel=2)
     return Loaded(taken, new)
 
@@ -186,40 +183,6 @@ def _check_complete(network: nn.Module, named: Named, path: Path, replaced: Coll
 
 def _other_shape(name: str, given: Tensor, own: Tensor) -> str:
     return f"tensor {name!r} of shape {list(given.shape)}, the network's {list(own.shape)}"
-
-
-def _notes(
-    network: nn.Module, chosen: Chosen, named: Named, unfitting: tuple[str, ...], new: list[str]
-) -> Iterable[str]:
-    """Yield what a user has to know of how a file was loaded."""
-    wanted = network.state_dict()
-    if chosen.others:
-        others = ", ".join(repr(key) if key else "the file itself" for key in chosen.others)
-        yield f"{chosen.key!r} was loaded; there is also {others} (`weights_key`)."
-    if named.prefix and named.prefix != "module.":
-        yield f"names were loaded without their prefix {named.prefix!r}."
-    if named.added:
-        yield f"names were loaded with the prefix {named.added!r}, which they have in the network."
-    if left := (*named.left, *unfitting):
-        yield f"not loaded, since the network has no such tensor: {list_names(left)}."
-    if new:
-        yield f"the network keeps its own {list_names(new)}."
-    kinds = {tensor.dtype for name, tensor in named.tensors.items() if tensor.dtype != wanted[name].dtype}
-    if kinds:
-        names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
-        yield f"tensors in {names} were converted to the network's {_name(wanted)}."
-
-
-def _name(wanted: Mapping[str, Tensor]) -> str:
-    dtype = next((tensor.dtype for tensor in wanted.values() if tensor.is_floating_point()), torch.float32)
-    return str(dtype).removeprefix("torch.")
-
-
-def list_names(names: Iterable[str]) -> str:
-    """Return names as a sentence has them: the first few, and how many more there are."""
-    found = list(names)
-    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    return ", ".join(map(repr, found[:_SHOWN])) + more
 
 
 def _first_of(names: list[str]) -> str:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from normfold.models.errors import WeightsError
+from normfold.models.weight_files.published_names import Names, published_names
 
 COUNTER = "num_batches_tracked"
 """BatchNorm's counter of batches, which has no effect in inference."""
@@ -36,12 +37,14 @@ class Named(NamedTuple):
         prefix: that all of them had in the file; "" if none.
         added: what was put before their names; "" if nothing.
         left: names of tensors without that prefix.
+        published: whether the names are torchvision's, and the network has others.
     """
 
     tensors: dict[str, Tensor]
     prefix: str
     added: str
     left: tuple[str, ...]
+    published: bool = False
 
 
 def fit_names(
@@ -60,6 +63,11 @@ def fit_names(
     Raises:
         WeightsError: no name has the prefix; or the network is found under several.
     """
+    if published := _find_published(tensors, wanted):
+        own_names = {name: own for own, name in published.items()}
+        found = fit_names(tensors, own_names, path, prefix, partial)
+        renamed = {own_names.get(name, name): tensor for name, tensor in found.tensors.items()}
+        return found._replace(tensors=renamed, published=True)
     own = {_old_name(_without_compiled(name), wanted): tensor for name, tensor in tensors.items()}
     needed = [name for name in wanted if not name.endswith(COUNTER)]
     if prefix is None:
@@ -72,6 +80,15 @@ def fit_names(
     if added:
         inside = {added + name: tensor for name, tensor in inside.items()}
     return Named(inside, prefix, added, outside)
+
+
+def _find_published(names: Collection[str], wanted: Collection[str]) -> Names:
+    """Return the published names of a network that comes with Normfold if a file has them; {} otherwise."""
+    published = published_names(wanted)
+    for own, name in published.items():  # the first, which is of the stem
+        ends = [any(f".{one}".endswith(f".{end}") for one in names) for end in (own, name)]
+        return published if ends == [False, True] else {}
+    return {}
 
 
 def _find_prefix(own: Collection[str], needed: list[str], path: Path) -> str:
@@ -112,9 +129,9 @@ def _best(counts: Counter[str], names: int, without: int) -> str:
     """Return the one prefix of most names, if that is enough of them, and more than are found without it."""
     if not counts:
         return ""
-    most = max(counts.values())
-    best = [prefix for prefix, count in counts.items() if count == most]
-    return best[0] if len(best) == 1 and most > without and most >= _ENOUGH * names else ""
+    maximum = max(counts.values())
+    best = [prefix for prefix, count in counts.items() if count == maximum]
+    return best[0] if len(best) == 1 and maximum > without and maximum >= _ENOUGH * names else ""
 
 
 def _common_start(own: Collection[str]) -> str:

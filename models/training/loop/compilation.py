@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
@@ -52,7 +53,9 @@ def named_compilation_errors(name: str, *, compiled: bool) -> Iterator[None]:
 def _check_compiler(device: torch.device) -> None:
     """Compile and run a function of a few values: it needs a C++ compiler and Python's headers, or Triton on a GPU."""
     try:
-        torch.compile(_probe, dynamic=False)(torch.zeros(8, device=device))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch imports code that it has deprecated itself
+            torch.compile(_probe, dynamic=False)(torch.zeros(8, device=device))
     except Exception as error:
         raise CompilerError(first_line(error, default="no message")) from error
 

@@ -14,34 +14,32 @@ from normfold.models.training.metrics import EpochMetrics
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
 
-TRACKERS = {"tensorboard": ("tensorboard",), "mlflow": ("mlflow",)}
-"""Names of trackers, and the packages that they need; each is an extra too."""
-
 EXPERIMENT = "normfold"
 """Name of MLflow's experiment, unless MLFLOW_EXPERIMENT_NAME names another."""
 
 
 @contextmanager
-def tracked(callback: TrainingCallback, name: str, config: RunConfig, folder: Path) -> Iterator[TrainingCallback]:
+def tracked(
+    callback: TrainingCallback | None, name: str, config: RunConfig, folder: Path
+) -> Iterator[TrainingCallback]:
     """Return a callback that also logs the metrics of every epoch, until the block is left.
 
     TensorBoard's files are in the run folder, in `tensorboard`. MLflow logs to the server, database or folder of
     MLFLOW_TRACKING_URI, otherwise to its own default in the current folder; the run has the name of the run folder.
 
     Args:
-        callback: gets every call too.
-        name: one of TRACKERS.
+        callback: gets every call too, if there is one.
+        name: tensorboard or mlflow.
         config: of the run, for the parameters that are logged.
         folder: run folder.
     """
-    from accelerate.tracking import MLflowTracker, TensorBoardTracker
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-    tracker: GeneralTracker
-    if name == "tensorboard":
-        tracker = TensorBoardTracker(name, logging_dir=folder)
-    else:
-        tracker = MLflowTracker(experiment_name=EXPERIMENT, run_name=folder.resolve().name)
-    found = TrackingCallback(callback, tracker, parameters(config))
+    place: dict[str, object] = {"run_name": name, "logging_dir": folder}
+    if name == "mlflow":
+        place = {"experiment_name": EXPERIMENT, "run_name": folder.resolve().name}
+    tracker: GeneralTracker = LOGGER_TYPE_TO_CLASS[name](**place)
+    found = TrackingCallback(callback or TrainingCallback(), tracker, parameters(config))
     try:
         yield found
     finally:

@@ -145,6 +145,19 @@ def test_interruption_says_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatc
         ),
         (["--arch", "mlp", "--arg", "dropout=NaN"], 2, "Option 'dropout' holds NaN or infinity"),
         (["--resume"], 2, "holds no run to resume"),
+        (["--schedule", "linear"], 2, "--schedule must be 'one-cycle', 'cosine', 'step' or 'constant', not 'linear'."),
+        (["--warmup-fraction", "1"], 2, "--warmup-fraction must be less than 1, not 1.0."),
+        (["--accumulate", "0"], 2, "--accumulate must be greater than 0, not 0."),
+        (["--ema", "1"], 2, "--ema must be less than 1, not 1.0."),
+        (["--keep", "0"], 2, "--keep must be greater than 0, not 0."),
+        (["--threads", "0"], 2, "--threads must be greater than 0, not 0."),
+        (["--log", "wandb"], 2, "--log must be tensorboard or mlflow, not 'wandb'."),
+        (["--config", "none.yaml"], 2, "'none.yaml' cannot be read: No such file or directory."),
+        (["--config", "bad.csv"], 2, "'bad.csv' is neither a run folder nor a file .yaml, .yml or .json."),
+        (["--config", "none.yaml", "--resume"], 2, "--config is for a new run; a run that is resumed has its own"),
+        (["--find-lr", "--resume"], 2, "--find-lr tries a new network; leave out --resume."),
+        (["--find-lr", "--epochs", "0"], 2, "--epochs must be greater than 0, not 0."),
+        ([*ROWS, "--channels-last"], 2, "--channels-last is for images and volumes; these samples have the shape [4]."),
         ([*ROWS, "--optimizer", "sgd", "--lr", "1e30"], 1, "in epoch 1; try a lower --lr"),
     ],
 )
@@ -159,6 +172,26 @@ def test_bad_input_is_one_sentence_with_its_exit_code(run: Run, arguments: list[
     assert len(err.splitlines()) == 1
     assert out == ""
     assert not Path("r/config.json").exists()
+
+
+@pytest.mark.slow
+def test_find_lr_suggests_a_rate_and_begins_no_run(run: Run) -> None:
+    code, out, _ = run("--out", "r", *ROWS, "--find-lr", "--json")
+    record = json.loads(out)
+    assert code == 0
+    assert 1e-6 < record["lr"] < 10
+    assert [str(path) for path in Path("r").iterdir()] == [record["picture"]] == ["r/learning-rate.png"]
+    assert run("--out", "r", *ROWS, "--lr", str(record["lr"]))[0] == 0
+    assert (run("--out", "r", *ROWS, "--find-lr")[0], Path("r/weights.safetensors").exists()) == (2, True)
+
+
+@pytest.mark.slow
+def test_result_says_whether_its_weights_are_averaged(run: Run) -> None:
+    code, out, _ = run("--out", "r", *ROWS, "--ema", "0.5", "--keep", "1")
+    averaged = json.loads(Path("r/config.json").read_text())["averaged"]
+    assert (code, "of averaged weights" in out) == (0, averaged)
+    assert averaged or "of weights that are not averaged" in out
+    assert json.loads(Path("r/epochs/list.json").read_text())["kept"][0]["averaged"] is averaged
 
 
 @pytest.mark.slow
@@ -276,7 +309,7 @@ def test_help_has_an_example_and_the_true_defaults(run: Run) -> None:
     for config in (TrainConfig(), DataConfig()):
         for name, value in config.model_dump(exclude={"source"}).items():
             if value not in (None, ()) and name in helps and name != "lr":
-                assert f"[default: {value}]" in helps[name]
+                assert f"[default: {'no' if value is False else value}]" in helps[name]
     assert f"[default: {TrainConfig().peak_lr}; sgd {TrainConfig(optimizer='sgd').peak_lr}]" in helps["lr"]
     assert len(out.splitlines()) <= 110
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +21,7 @@ from normfold.models.training.metrics import EpochMetrics
 from normfold.models.training.resume import Progress
 from normfold.models.training.train import fit
 from normfold.models.weight_files.safetensors_file import read_safetensors
+from tests.support.paths import ROOT
 from tests.support.training import MakeRun, StopAfter
 
 STAGES = {"widths": [4, 8], "blocks_per_stage": 1, "dropout": 0.2}
@@ -142,3 +147,42 @@ def test_checkpoint_of_a_frozen_epoch_names_its_frozen_batchnorms(
     assert result.config.frozen_batchnorms
     assert all(name.startswith("stages.") for name in result.config.frozen_batchnorms)
     assert load_config(tmp_path / "run") == result.config
+
+
+SCRIPT = """
+import hashlib, sys, warnings
+from pathlib import Path
+from normfold.models.data.data import DataConfig, load_dataset
+from normfold.models.training import train
+from normfold.models.training.checkpoint import make_run_config
+from normfold.models.training.config import TrainConfig
+
+runs = []
+begin = train.begin_run
+train.begin_run = lambda *given: runs.append(begin(*given)) or runs[-1]
+warnings.simplefilter("ignore")
+data = DataConfig(source=sys.argv[1])
+dataset = load_dataset(data)
+settings = TrainConfig(epochs=3, batch_size=64, freeze=("blocks",), freeze_epochs=1)
+train.fit(make_run_config("mlp", {"widths": [8]}, data, dataset, settings), dataset, Path(sys.argv[2]))
+weights = [one.detach().numpy().tobytes() for one in runs[0].network.parameters()]
+print("weights", hashlib.sha256(b"".join(weights)).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_same_weights_after_frozen_epochs(tmp_path: Path, images: Path) -> None:
+    """Gradients of what was frozen are those of both processes as soon as it is trained."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "script.py"), f"npz:{images}", str(tmp_path / "run")],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    digests = re.findall("weights ([0-9a-f]{64})", done.stdout)
+    assert len(digests) == 2
+    assert len(set(digests)) == 1

@@ -20,13 +20,13 @@ from tests.support.training import MakeRun, StopAfter
 
 
 class Notes(TrainingCallback):
-    """Keeps what is said at the start."""
+    """Keeps what is lines at the start."""
 
     def __init__(self) -> None:
-        self.said: list[str] = []
+        self.lines: list[str] = []
 
     def on_note(self, sentence: str) -> None:
-        self.said.append(sentence)
+        self.lines.append(sentence)
 
 
 def rate(start: ScheduleStart, epoch: int, index: int, epochs: int, steps: int = 50) -> float:
@@ -68,7 +68,7 @@ def test_finished_run_resumed_with_more_epochs_trains_them_with_a_new_schedule(
     fit(*make_run(epochs=2), tmp_path / "run")
     notes = Notes()
     result = fit(*make_run(epochs=5), tmp_path / "run", resume=True, callback=notes)
-    assert notes.said == ["The learning rate begins a new schedule, from epoch 3 to 5."]
+    assert notes.lines == ["The learning rate begins a new schedule, from epoch 3 to 5."]
     assert result.epochs == 5
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5]

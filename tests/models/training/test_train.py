@@ -21,6 +21,7 @@ from normfold.models.errors import (
     DivergedError,
     PrecisionError,
     RunFolderError,
+    SynchronisationError,
     TrainingWarning,
     UnmeasurableError,
 )
@@ -267,6 +268,21 @@ def test_batchnorms_are_synchronised_over_gpus_and_keep_their_names(make_run: Ma
     assert norms
     assert all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
     assert list(synchronised.state_dict()) == names
+
+
+def test_batchnorms_are_synchronised_by_choice(make_run: MakeRun) -> None:
+    config, _ = make_run(batch_size=128, sync_bn=False)
+    network = build(config.architecture)
+    gpus = SimpleNamespace(num_processes=2, device=torch.device("cuda"))
+    with pytest.warns(TrainingWarning, match="not synchronised by `sync_bn`: each of 2 processes"):
+        kept = synchronise_batchnorms(network, config.train, gpus)
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in kept.modules())
+    asked, _ = make_run(sync_bn=True)
+    cpus = SimpleNamespace(num_processes=2, device=torch.device("cpu"))
+    with pytest.raises(SynchronisationError, match="over 2 processes on CPUs; leave out `sync_bn`"):
+        synchronise_batchnorms(network, asked.train, cpus)
+    alone = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
+    assert synchronise_batchnorms(network, asked.train, alone) is network  # one process has all rows
 
 
 SCRIPT = """

@@ -55,7 +55,9 @@ def test_safetensors_and_state_dicts_load_alike(tmp_path: Path) -> None:
         assert same(network, tensors)
 
 
-@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "net", "ema", "of_a_script"])
+@pytest.mark.parametrize(
+    "key", ["state_dict", "model_state_dict", "model", "net", "weights", "params", "ema", "of_a_script"]
+)
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.", "module._orig_mod.", "a.b."])
 def test_nested_and_prefixed_state_dicts_load(tmp_path: Path, key: str, prefix: str) -> None:
     tensors = make_network(1).state_dict()
@@ -74,6 +76,59 @@ def test_compiled_parts_of_a_network_load(tmp_path: Path) -> None:
     network = make_network()
     load(network, saved(tmp_path / "w.pt", content))
     assert same(network, tensors)
+
+
+def test_checkpoint_of_torchvisions_training_script_loads(tmp_path: Path) -> None:
+    """References/classification: beside the network the average of its weights, an AveragedModel."""
+    network, averaged = make_network(1), torch.optim.swa_utils.AveragedModel(make_network(2))
+    content = {
+        "model": network.state_dict(),
+        "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
+        "lr_scheduler": {"last_epoch": 3, "_last_lr": [0.1]},
+        "epoch": 3,
+        "args": argparse.Namespace(model="resnet18", lr=0.1),
+        "model_ema": averaged.state_dict(),
+        "scaler": {"scale": 65536.0, "growth_factor": 2.0},
+    }
+    path, own = saved(tmp_path / "model_3.pth", content), make_network()
+    assert load(own, path) == ["'model' was loaded; there is also 'model_ema' (`weights_key`)."]
+    assert same(own, network.state_dict())
+    assert load(own, path, key="model_ema")[1:] == []
+    assert same(own, averaged.module.state_dict())
+
+
+def test_checkpoint_of_timms_training_script_loads(tmp_path: Path) -> None:
+    raw, average = (make_network(seed).state_dict() for seed in (1, 2))
+    content = {
+        "epoch": 9,
+        "arch": "resnet18",
+        "state_dict": raw,
+        "optimizer": {"state": {}, "param_groups": [{"lr_scale": 0.5}]},
+        "version": 2,
+        "args": argparse.Namespace(model="resnet18", opt="lamb"),
+        "amp_scaler": {"scale": 1.0},
+        "state_dict_ema": {f"module.{name}": value for name, value in average.items()},
+        "metric": 0.9,
+    }
+    path, own = saved(tmp_path / "model_best.pth.tar", content), make_network()
+    assert load(own, path) == ["'state_dict' was loaded; there is also 'state_dict_ema' (`weights_key`)."]
+    assert same(own, raw)
+    load(own, path, key="state_dict_ema")
+    assert same(own, average)
+
+
+def test_folder_loads_by_the_file_in_it(tmp_path: Path) -> None:
+    tensors = make_network(1).state_dict()
+    for file in ("weights.safetensors", "model.safetensors"):
+        folder = tmp_path / file.partition(".")[0]
+        folder.mkdir()
+        save_file(tensors, folder / file)
+        network = make_network()
+        load(network, folder)
+        assert same(network, tensors)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(WeightsError, match=r"none' is a folder without weights; it has none of weights\.safetensors, "):
+        load(make_network(), tmp_path / "none")
 
 
 def test_averaged_model_loads_without_its_counter(tmp_path: Path) -> None:
@@ -145,6 +200,7 @@ def test_partial_loads_what_fits_and_names_the_rest(tmp_path: Path) -> None:
     notes = load(network, saved(tmp_path / "w.pt", tensors), partial=True)
     assert notes == [
         "not loaded, since the network has no such tensor: 'norm.bias', 'head.weight'.",
+        "3 of 5 tensors were loaded: 'weight_layer.weight', 'norm.weight', 'norm.running_mean'.",
         "the network keeps its own 'norm.bias', 'norm.running_var'.",
     ]
     assert torch.equal(network.norm.running_mean, tensors["norm.running_mean"])

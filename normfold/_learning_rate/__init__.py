@@ -1,0 +1,1 @@
+"""`normfold.find_learning_rate`."""

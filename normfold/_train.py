@@ -169,6 +169,8 @@ def train(
     check_optional(NUMBER, validation_fraction=validation_fraction, test_fraction=test_fraction, lr=lr)
     check_optional(NUMBER, weight_decay=weight_decay, label_smoothing=label_smoothing, clip_norm=clip_norm)
     require_packages(*PACKAGES, extra="train", needed_for="normfold train")
+    from normfold.models.batchnorm.during_training.callback import StatisticsCallback
+    from normfold.models.training.callback import TrainingCallback
     from normfold.models.training.resume import read_progress
     from normfold.models.training.run_folder import check_no_run
     from normfold.models.training.train import fit
@@ -204,8 +206,10 @@ def train(
     }
     config, dataset = _make_config(arch, arguments, _only_given(of_data), _only_given(of_training), recorded)
     callback = _make_callback(progress)
+    statistics = StatisticsCallback(folder, callback or TrainingCallback())
     with getattr(callback, "bar", nullcontext()):
-        found = fit(config, dataset, folder, resume=resume, callback=callback)
+        found = fit(config, dataset, folder, resume=resume, callback=statistics)
+    statistics.finish(found.config)
     return TrainResult(found.folder, found.config, found.epochs, found.best_epoch, found.seconds)
 
 

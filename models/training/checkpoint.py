@@ -4,6 +4,8 @@
     config.json             architecture, data, training settings, and source card
     metrics.jsonl           metrics, one line per epoch
     curves.png              plot of loss and accuracy
+    batchnorm.jsonl         differences between batch and running statistics, one line per epoch
+    batchnorm.png           plot of them, a line for each BatchNorm
     resume/                 state after the last epoch (see resume.py)
 
 The weights are written before the config, each file atomically.

@@ -11,7 +11,7 @@ parts:
     resnet18      224 × 224: rows/s, binary and JSON, compared with a bare loop of session.run; int8 with float32
     overload      resnet18 with three times the requests/s of its peak, from an open loop
     connections   the small network with 512 connections
-    reload        twenty new versions of resnet18, under load on it and on the small network
+    reload        twenty new versions of resnet18, under load over HTTP and gRPC on it and on the small network
     drift         cost of drift monitoring, on and off by turns
     soak          a million requests over HTTP and gRPC with every response checked, some cancelled, and a hundred
                   loads and unloads

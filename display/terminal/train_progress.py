@@ -18,9 +18,10 @@ def epoch_line(metrics: EpochMetrics, epochs: int) -> str:
     """Return the metrics of an epoch, in words."""
     line = (
         f"epoch {metrics.epoch}/{epochs}  loss {metrics.train_loss:.3f}  "
-        f"validation {metrics.validation_loss:.3f}, accuracy {metrics.validation_accuracy:.4f}"
+        f"validation {metrics.validation_loss:.3f}, accuracy {metrics.validation['accuracy']:.4f}"
     )
-    return line if metrics.validation_mean_iou is None else f"{line}, mean IoU {metrics.validation_mean_iou:.4f}"
+    mean_iou = metrics.validation.get("mean_iou")
+    return line if mean_iou is None else f"{line}, mean IoU {mean_iou:.4f}"
 
 
 def make_line_callback(progress: Callable[[str], None]) -> Any:

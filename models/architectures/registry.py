@@ -115,35 +115,32 @@ def build(architecture: Architecture) -> nn.Module:
 
 
 @torch.no_grad()
-def check_logits(network: nn.Module, architecture: Architecture, target_shape: tuple[int, ...] = ()) -> None:
-    """Check that a network returns logits of the right shape for two samples of zeros; the network is left unchanged.
+def check_outputs(network: nn.Module, architecture: Architecture, output_shape: tuple[int, ...], task: str) -> None:
+    """Check that a network returns outputs of the right shape for two samples of zeros; the network is left unchanged.
 
     Args:
         network: as built, in any mode.
-        architecture: of the network; `classes` is set.
-        target_shape: shape of one sample's target: () for a class, where the logits must be of shape (2, classes), or
-            (height, width) for a mask, where they must be of shape (2, classes, height, width).
+        architecture: of the network.
+        output_shape: that it must return for one sample.
+        task: the targets that need this shape, for the error.
 
     Raises:
         ArchitectureError: the network does not take the samples, or returns another shape.
     """
-    name, shape, classes = architecture.name, architecture.input_shape, architecture.classes
+    name, shape = architecture.name, architecture.input_shape
     was_training = network.training
     network.eval()
     try:
-        logits = network(torch.zeros(2, *shape))
+        outputs = network(torch.zeros(2, *shape))
     except Exception as error:  # a user's own network may raise anything
         reason = first_line(error, default="no message")
         raise ArchitectureError(f"{name!r} does not take samples of shape {list(shape)}: {reason}") from error
     finally:
         network.train(was_training)
-    got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    needed = [2, classes, *target_shape]
+    got = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+    needed = [2, *output_shape]
     if got != needed:
-        labels = "masks" if target_shape else "a class for each sample"
-        raise ArchitectureError(
-            f"{name!r} returns {got} for 2 samples; training on {labels} needs logits of shape {needed}."
-        )
+        raise ArchitectureError(f"{name!r} returns {got} for 2 samples; {task} needs outputs of shape {needed}.")
 
 
 def find_factory(name: str) -> Factory:

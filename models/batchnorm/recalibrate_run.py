@@ -20,8 +20,10 @@ from normfold.models.data.data import Dataset, load_dataset
 from normfold.models.data.splits import IndexArray
 from normfold.models.errors import DataError, StatisticsError, TrainingWarning
 from normfold.models.statistics.recalibrate import recalibrate
+from normfold.models.tasks.choose import make_task
+from normfold.models.tasks.task import Result
 from normfold.models.training.checkpoint import Checkpoint, RunConfig, load_checkpoint
-from normfold.models.training.evaluate import Result, evaluate
+from normfold.models.training.evaluate import evaluate
 from normfold.models.training.run import with_metrics
 
 
@@ -67,14 +69,14 @@ def recalibrate_run(folder: Path, progress: ProgressCallback = ignore_progress) 
         return RecalibratedRun(trained, None, str(error).rstrip("."))
     progress("measuring the accuracy before and after")
     before, after = _evaluate(trained.network, dataset), _evaluate(network, dataset)
-    fall = before["validation"].accuracy - after["validation"].accuracy
-    allowed = allowed_fall(before["validation"].accuracy, len(dataset.splits.validation))
+    fall = before["validation"].metrics["accuracy"] - after["validation"].metrics["accuracy"]
+    allowed = allowed_fall(before["validation"].metrics["accuracy"], len(dataset.splits.validation))
     taken = fall <= allowed and all(math.isfinite(result.loss) for result in after.values())
     record = RunningStatistics(
         samples=len(dataset.splits.train),
         taken=taken,
-        accuracy_before={part: result.accuracy for part, result in before.items()},
-        accuracy_after={part: result.accuracy for part, result in after.items()},
+        accuracy_before={part: result.metrics["accuracy"] for part, result in before.items()},
+        accuracy_after={part: result.metrics["accuracy"] for part, result in after.items()},
         layers=tuple(map(_summarise, differences)),
     )
     config = with_metrics(trained.config, folder, trained.config.epoch, after) if taken else trained.config
@@ -122,8 +124,9 @@ def tensors_of(dataset: Dataset, rows: IndexArray) -> Tensor:
 
 def _evaluate(network: nn.Module, dataset: Dataset) -> dict[str, Result]:
     parts = {"validation": dataset.splits.validation, "test": dataset.splits.test}
+    task = make_task(dataset)
     return {
-        part: evaluate(network, tensors_of(dataset, rows), torch.from_numpy(dataset.y[rows]))
+        part: evaluate(network, tensors_of(dataset, rows), torch.from_numpy(dataset.y[rows]), task)
         for part, rows in parts.items()
     }
 

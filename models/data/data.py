@@ -30,6 +30,7 @@ from normfold.contract.preprocess import (
 from normfold.models.data.files import FLOAT32_MAX, RawData, read_csv, read_npz
 from normfold.models.data.images import read_images
 from normfold.models.data.splits import IndexArray, Splits, split_by_class, split_rows
+from normfold.models.data.targets import TaskName, task_of
 from normfold.models.errors import DataError, TrainingWarning
 
 MAX_CHUNK_ROWS = 1024
@@ -91,6 +92,11 @@ class Dataset:
     def target_shape(self) -> tuple[int, ...]:
         """Shape of one sample's target: () for a class, (height, width) for a mask."""
         return self.y.shape[1:]
+
+    @property
+    def task(self) -> TaskName:
+        """What a network is trained for on these targets."""
+        return task_of(self.y)
 
     def tensors(self, rows: IndexArray) -> Float32Array:
         """Return the network's inputs for these rows: (len(rows), *input_shape), float32."""

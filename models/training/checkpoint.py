@@ -84,7 +84,7 @@ def make_run_config(
         DataError: `ignore_index` is given, and the labels are no masks; or the data source, or an option, cannot be
             written as JSON.
     """
-    if data.ignore_index is not None and not dataset.target_shape:
+    if data.ignore_index is not None and dataset.task != "segmentation":
         raise DataError(f"`ignore_index` is for masks; {dataset.name!r} has one class for each sample.")
     config = RunConfig(
         architecture=Architecture(

@@ -1,4 +1,4 @@
-"""Plot of a training run: loss and accuracy by epoch."""
+"""Plot of a training run: loss and the task's metric by epoch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ CURVES_NAME = "curves.png"
 TRAIN_COLOUR, VALIDATION_COLOUR = "#4477aa", "#cc6677"  # distinct for colour-blind readers too
 
 
-def draw_curves(records: Sequence[EpochMetrics], best_epoch: int, path: Path, title: str) -> None:
-    """Plot loss and accuracy of both splits against the epoch, with the best epoch marked, as a PNG file.
+def draw_curves(records: Sequence[EpochMetrics], best_epoch: int, metric: str, path: Path, title: str) -> None:
+    """Plot loss and metric of both splits against the epoch, with the best epoch marked, as a PNG file.
 
     Training metrics are means over the steps of an epoch, in train mode; validation metrics are those after the epoch,
     in eval mode.
@@ -27,6 +27,7 @@ def draw_curves(records: Sequence[EpochMetrics], best_epoch: int, path: Path, ti
     Args:
         records: metrics of every epoch.
         best_epoch: from 1.
+        metric: name of the metric that decides on the best epoch.
         path: of the file.
         title: above the plot.
 
@@ -45,9 +46,9 @@ def draw_curves(records: Sequence[EpochMetrics], best_epoch: int, path: Path, ti
     left.set_ylabel("cross entropy (nats)")
     left.set_ylim(bottom=0)
     left.axvline(best.epoch, color="0.5", linestyle=":")
-    _draw(right, epochs, [r.train_accuracy for r in records], [r.validation_accuracy for r in records])
-    right.set_ylabel("accuracy")
-    label = f"best epoch: {best.epoch} (validation accuracy {best.validation_accuracy:.4f})"
+    _draw(right, epochs, [r.train[metric] for r in records], [r.validation[metric] for r in records])
+    right.set_ylabel(metric)
+    label = f"best epoch: {best.epoch} (validation {metric} {best.validation[metric]:.4f})"
     right.axvline(best.epoch, color="0.5", linestyle=":", label=label)
     right.legend(loc="lower right")
     figure.suptitle(title)

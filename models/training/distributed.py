@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from normfold.models.errors import PrecisionError, TrainingWarning
+from normfold.models.tasks.task import Result
 from normfold.models.training.config import TrainConfig, warn_about_batch_size
-from normfold.models.training.evaluate import Result
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -3,32 +3,59 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
 
 from normfold.contract.atomic_write import write_atomically
 from normfold.models.errors import RunFolderError
 
 METRICS_NAME = "metrics.jsonl"
 
+_SPLITS = ("train", "validation")
+
 
 class EpochMetrics(BaseModel):
-    """One line of metrics.jsonl."""
+    """One line of metrics.jsonl, where the metrics of a split have its name before theirs: `validation_loss`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epoch: int = Field(description="Number of the epoch, from 1.")
     lr: float = Field(description="Learning rate of the epoch's last step.")
-    train_loss: float = Field(description="Mean over the epoch, in train mode, without label smoothing.")
-    train_accuracy: float = Field(description="Mean over the epoch, in train mode.")
-    validation_loss: float = Field(description="After the epoch, in eval mode, without label smoothing.")
-    validation_accuracy: float = Field(description="After the epoch, in eval mode.")
-    validation_mean_iou: float | None = Field(
-        default=None,
-        exclude_if=lambda value: value is None,
-        description="For masks, after the epoch, in eval mode; otherwise absent.",
-    )
+    train: dict[str, float] = Field(description="Loss and metrics by name: means over the epoch, in train mode.")
+    validation: dict[str, float] = Field(description="Loss and metrics by name, after the epoch, in eval mode.")
     seconds: float = Field(description="Duration of the epoch, with its validation.")
+
+    @property
+    def train_loss(self) -> float:
+        """Loss on the training split."""
+        return self.train["loss"]
+
+    @property
+    def validation_loss(self) -> float:
+        """Loss on the validation split."""
+        return self.validation["loss"]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nest(cls, flat: Any) -> Any:
+        if not isinstance(flat, dict) or any(split in flat for split in _SPLITS):
+            return flat
+        nested: dict[str, Any] = {split: {} for split in _SPLITS}
+        for name, value in flat.items():
+            split, _, metric = name.partition("_")
+            if split in _SPLITS and metric:
+                nested[split][metric] = value
+            else:
+                nested[name] = value
+        if any("loss" not in nested[split] for split in _SPLITS):
+            raise ValueError("a loss is missing")
+        return nested
+
+    @model_serializer
+    def _flatten(self) -> dict[str, int | float]:
+        metrics = {f"{split}_{name}": value for split in _SPLITS for name, value in getattr(self, split).items()}
+        return {"epoch": self.epoch, "lr": self.lr, **metrics, "seconds": self.seconds}
 
 
 def append_metrics(folder: Path, metrics: EpochMetrics) -> None:

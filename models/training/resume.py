@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -37,13 +37,17 @@ class Progress(BaseModel):
     config: RunConfig
     epoch: int = Field(default=0, description="Epochs done.")
     best_epoch: int = Field(default=0, description="Epoch of the checkpoint's weights; 0 before the first.")
-    best_accuracy: float = Field(default=-1.0, description="On the validation split.")
+    best_score: float = Field(
+        default=-1.0,
+        validation_alias=AliasChoices("best_score", "best_accuracy"),
+        description="The task's figure, more is better, on the validation split, in the best epoch.",
+    )
     best_loss: float = Field(default=0.0, description="On the validation split, in the best epoch.")
     loss_scale: dict[str, float] | None = Field(default=None, description="Of fp16 training.")
 
-    def is_better(self, accuracy: float, loss: float) -> bool:
-        """Return whether a validation result is better than the best so far: by accuracy, then by loss."""
-        return (accuracy, -loss) > (self.best_accuracy, -self.best_loss)
+    def is_better(self, score: float, loss: float) -> bool:
+        """Return whether a validation result is better than the best so far: by the task's figure, then by loss."""
+        return self.best_epoch == 0 or (score, -loss) > (self.best_score, -self.best_loss)
 
     @property
     def finished(self) -> bool:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from normfold.models.architectures.registry import build, check_logits
+from normfold.models.architectures.registry import build, check_outputs
 from normfold.models.data.batches import seed_everything
 from normfold.models.errors import UnmeasurableError
 from normfold.models.frozen import freeze_batchnorms, frozen_batchnorms, frozen_layers
+from normfold.models.tasks.task import Result, Task
 from normfold.models.training.checkpoint import RunConfig, save_checkpoint
 from normfold.models.training.config import TrainConfig
 from normfold.models.training.distributed import synchronise_batchnorms
-from normfold.models.training.evaluate import Result
 from normfold.models.training.metrics import EpochMetrics, append_metrics, read_metrics, rewrite_metrics
 from normfold.models.training.optimizer import make_optimizer
 from normfold.models.training.resume import Progress, read_progress, restore_state, save_state
@@ -31,6 +31,7 @@ class Run:
     """State of a run during one call of `fit`; progress and records change with every epoch."""
 
     config: RunConfig
+    task: Task
     folder: Path
     network: nn.Module
     """The network without the accelerator's wrapper."""
@@ -47,6 +48,7 @@ class Run:
 def begin_run(
     config: RunConfig,
     settings: TrainConfig,
+    task: Task,
     target_shape: tuple[int, ...],
     folder: Path,
     resume: bool,
@@ -57,13 +59,14 @@ def begin_run(
     Args:
         config: of the run.
         settings: training settings of `config`.
+        task: loss, metrics and shape of the outputs.
         target_shape: shape of one sample's target: () or (height, width).
         folder: run folder.
         resume: load the state in `folder`.
         accelerator: device, precision and processes.
 
     Raises:
-        ArchitectureError: the network cannot be built, or does not return logits.
+        ArchitectureError: the network cannot be built, or does not return the task's outputs.
         RunFolderError: the state or the metrics in `folder` are damaged.
         WeightsError: the state is of another network.
         OSError: the folder cannot be written.
@@ -73,7 +76,9 @@ def begin_run(
     if settings.freeze_bn is not None:
         freeze_batchnorms(network, settings.freeze_bn)
     frozen = frozen_layers(network)
-    check_logits(network, config.architecture, target_shape)
+    assert config.architecture.classes is not None
+    output_shape = task.output_shape(config.architecture.classes, target_shape)
+    check_outputs(network, config.architecture, output_shape, task.name)
     network = synchronise_batchnorms(network, settings, accelerator)
     kept = tuple(layer for name, layer in network.named_modules() if name in frozen)  # by name: others may replace them
     optimizer = make_optimizer(network, settings)
@@ -90,7 +95,7 @@ def begin_run(
         rewrite_metrics(folder, records)
         save_state(folder, progress, network, optimizer)  # from now on the run can be resumed
     config = config.model_copy(update={"frozen_batchnorms": frozen_batchnorms(frozen)})
-    return Run(config, folder, network, trained, optimizer, accelerator, progress, records, kept)
+    return Run(config, task, folder, network, trained, optimizer, accelerator, progress, records, kept)
 
 
 def record_epoch(run: Run, train: Result, validation: Result, seconds: float) -> EpochMetrics:
@@ -109,19 +114,17 @@ def record_epoch(run: Run, train: Result, validation: Result, seconds: float) ->
     metrics = EpochMetrics(
         epoch=epoch,
         lr=run.optimizer.param_groups[0]["lr"],
-        train_loss=train.loss,
-        train_accuracy=train.accuracy,
-        validation_loss=validation.loss,
-        validation_accuracy=validation.accuracy,
-        validation_mean_iou=validation.mean_iou,
+        train=train.values,
+        validation=validation.values,
         seconds=seconds,
     )
     run.records.append(metrics)
-    better = run.progress.is_better(validation.accuracy, validation.loss)
+    score = run.task.score(validation)
+    better = run.progress.is_better(score, validation.loss)
     scaler = run.accelerator.scaler
     changes: dict[str, Any] = {"epoch": epoch, "loss_scale": None if scaler is None else scaler.state_dict()}
     if better:
-        changes |= {"best_epoch": epoch, "best_accuracy": validation.accuracy, "best_loss": validation.loss}
+        changes |= {"best_epoch": epoch, "best_score": score, "best_loss": validation.loss}
     run.progress = run.progress.model_copy(update=changes)
     if run.accelerator.is_main_process:
         append_metrics(run.folder, metrics)
@@ -148,7 +151,5 @@ def with_metrics(config: RunConfig, folder: Path, epoch: int, results: dict[str,
     for split, result in results.items():
         if not math.isfinite(result.loss):
             raise UnmeasurableError(split, result.loss, folder)
-        metrics |= {f"{split}_loss": result.loss, f"{split}_accuracy": result.accuracy}
-        if result.mean_iou is not None:
-            metrics[f"{split}_mean_iou"] = result.mean_iou
+        metrics |= {f"{split}_{name}": value for name, value in result.values.items()}
     return config.model_copy(update={"epoch": epoch, "card": config.card.model_copy(update={"metrics": metrics})})

@@ -1,6 +1,6 @@
-"""Training of a classifier: `fit` runs the epochs, `train_one_epoch` the steps of an epoch.
+"""Training of a network: `fit` runs the epochs, `train_one_epoch` the steps of an epoch.
 
-batches -> logits -> cross entropy -> gradients -> optimizer step, with the learning rate of one cycle
+batches -> outputs -> loss of the task -> gradients -> optimizer step, with the learning rate of one cycle
 after each epoch: evaluate on the validation split, write the checkpoint if it is the best, write the state to resume
 at the end: evaluate the best checkpoint on the validation and test splits
 """
@@ -16,21 +16,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normfold.contract.source_card import IGNORED
 from normfold.models.data.batches import epoch_batches, seed_everything
 from normfold.models.data.data import Dataset
 from normfold.models.data.splits import IndexArray
 from normfold.models.errors import DivergedError
 from normfold.models.frozen import put_into_train_mode
+from normfold.models.tasks.choose import make_task
+from normfold.models.tasks.task import Result, Task
 from normfold.models.training.callback import TrainingCallback
 from normfold.models.training.checkpoint import RunConfig, load_checkpoint, save_config
 from normfold.models.training.config import TrainConfig
 from normfold.models.training.curves import CURVES_NAME, draw_curves
 from normfold.models.training.distributed import broadcast_result, make_accelerator, release
-from normfold.models.training.evaluate import Result, evaluate
+from normfold.models.training.evaluate import evaluate
 from normfold.models.training.optimizer import one_cycle
 from normfold.models.training.resume import check_same_run, read_progress
 from normfold.models.training.run import Run, begin_run, record_epoch, with_metrics
@@ -55,7 +55,7 @@ class FitResult:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Loss and accuracy of the checkpoint on the validation and test splits, and mean IoU for masks."""
+        """Loss and the task's metrics of the checkpoint on the validation and test splits."""
         return self.config.card.metrics
 
 
@@ -83,7 +83,7 @@ def fit(
 
     Raises:
         RunFolderError: `folder` holds a run and `resume` is false, or `resume` is true and it holds none, or another.
-        ArchitectureError: the network cannot be built, or does not return logits.
+        ArchitectureError: the network cannot be built, or does not return the task's outputs.
         DivergedError: the loss is not finite.
         UnmeasurableError: the loss on the validation or test split is not finite; the checkpoint is intact.
         OSError: the folder cannot be written. After any error, a new run without a checkpoint leaves no files.
@@ -118,7 +118,8 @@ def _fit(
     is_main, process, processes = accelerator.is_main_process, accelerator.process_index, accelerator.num_processes
     train_x, train_y = _to_device(dataset, dataset.splits.train, accelerator.device)
     validation_x, validation_y = _to_device(dataset, dataset.splits.validation, accelerator.device)
-    run = begin_run(config, settings, dataset.target_shape, folder, resume, accelerator)
+    task = make_task(dataset, settings.label_smoothing)
+    run = begin_run(config, settings, task, dataset.target_shape, folder, resume, accelerator)
 
     def batches_of(epoch: int) -> list[IndexArray]:
         return epoch_batches(
@@ -141,10 +142,11 @@ def _fit(
             settings,
             epoch,
             accelerator,
+            task,
             step_callback,
             frozen=run.frozen,
         )
-        validation = broadcast_result(evaluate(run.network, validation_x, validation_y))
+        validation = broadcast_result(evaluate(run.network, validation_x, validation_y, task))
         for loss in (train.loss, validation.loss):
             if not math.isfinite(loss):
                 raise DivergedError(epoch, loss, settings.peak_lr)
@@ -166,6 +168,7 @@ def train_one_epoch(
     settings: TrainConfig,
     epoch: int,
     accelerator: Accelerator,
+    task: Task,
     callback: TrainingCallback | None = None,
     frozen: Sequence[nn.Module] = (),
 ) -> Result:
@@ -174,43 +177,40 @@ def train_one_epoch(
     Args:
         network: as prepared by the accelerator.
         x: (N, *input_shape), float32.
-        y: class indices, (N,), or (N, height, width) for masks, with IGNORED in pixels without a class; int64.
+        y: targets of the task, (N, *target_shape).
         batches: rows of each step.
         optimizer: as prepared by the accelerator; its learning rate is set at every step.
         settings: of the run.
         epoch: from 1.
         accelerator: device, precision and processes.
+        task: loss and metrics.
         callback: is called after each step.
         frozen: layers of the network that stay in eval mode.
 
     Returns:
-        Means over all rows (for masks, over all pixels with a class), each at the step in which it was trained on; the
-        loss is without label smoothing.
+        The task's means over all rows, each at the step in which it was trained on.
     """
     put_into_train_mode(network, frozen)
     steps = settings.epochs * len(batches)
-    totals = torch.zeros(3, dtype=torch.float64, device=x.device)  # loss, correct, rows or pixels
+    totals = torch.zeros(3, dtype=torch.float64, device=x.device)  # the task's sums
     for index, rows in enumerate(batches):
         lr = one_cycle((epoch - 1) * len(batches) + index, steps, settings.peak_lr, settings.warmup_fraction)
         for group in optimizer.param_groups:
             group["lr"] = lr
         selected = torch.from_numpy(rows).to(x.device)  # (B,)
         xb, yb = x[selected], y[selected]  # (B, *input_shape), (B, *target_shape)
-        logits = network(xb)  # (B, classes, *target_shape)
-        loss = F.cross_entropy(logits, yb, ignore_index=IGNORED, label_smoothing=settings.label_smoothing)  # ()
+        outputs = network(xb)  # (B, *output_shape)
+        loss = task.loss(outputs, yb)  # ()
         optimizer.zero_grad(set_to_none=True)
         accelerator.backward(loss)
         if settings.clip_norm is not None:
             accelerator.clip_grad_norm_(network.parameters(), settings.clip_norm)
         optimizer.step()
-        with torch.no_grad():  # reported without smoothing, so that it compares with the validation loss
-            plain = F.cross_entropy(logits.float(), yb, ignore_index=IGNORED, reduction="sum")  # ()
-            correct = (logits.argmax(dim=1) == yb).sum()  # ()
-            totals += torch.stack([plain, correct, (yb != IGNORED).sum()])
+        with torch.no_grad():
+            totals += task.sums(outputs, yb)
         if callback is not None:
             callback.on_step()
-    loss_sum, correct_sum, count = accelerator.reduce(totals, reduction="sum").tolist()
-    return Result(loss_sum / count, correct_sum / count)
+    return task.of_sums(accelerator.reduce(totals, reduction="sum").tolist())
 
 
 def _finish(run: Run, dataset: Dataset) -> RunConfig:
@@ -218,12 +218,12 @@ def _finish(run: Run, dataset: Dataset) -> RunConfig:
     network = load_checkpoint(run.folder).network
     rows = {"validation": dataset.splits.validation, "test": dataset.splits.test}
     cpu = torch.device("cpu")
-    results = {split: evaluate(network, *_to_device(dataset, part, cpu)) for split, part in rows.items()}
+    results = {split: evaluate(network, *_to_device(dataset, part, cpu), run.task) for split, part in rows.items()}
     best_epoch = run.progress.best_epoch
     finished = with_metrics(run.config, run.folder, best_epoch, results)
     if run.accelerator.is_main_process:
         save_config(run.folder, finished)
-        draw_curves(run.records, best_epoch, run.folder / CURVES_NAME, run.config.card.origin)
+        draw_curves(run.records, best_epoch, run.task.metric, run.folder / CURVES_NAME, run.config.card.origin)
     return finished
 
 

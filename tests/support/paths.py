@@ -19,16 +19,8 @@ LAYERS = {
         *("quantize", "files", "repository", "adapt", "precision", "unfold", "repair", "triton"),
     ),
     "models": (
-        "errors",
-        "frozen",
-        "weight_files",
-        "architectures",
-        "statistics",
-        "data",
-        "training",
-        "batchnorm",
-        "onnx",
-        "study",
+        *("errors", "frozen", "weight_files", "architectures", "statistics", "data", "tasks"),
+        *("training", "batchnorm", "onnx", "study"),
     ),
     "service": (
         *("errors", "rollout_options", "proxy", "settings", "logs", "error_responses", "background", "file_lock"),

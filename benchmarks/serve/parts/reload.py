@@ -1,4 +1,7 @@
-"""Twenty new versions of ResNet-18, one after the other, under load on it and on another network."""
+"""Twenty new versions of ResNet-18, one after the other, under load on it and on another network.
+
+The load comes over HTTP and gRPC.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import numpy as np
 
 from benchmarks.progress import show_progress
 from benchmarks.serve.client import CheckedRequest, ClientResult, make_checked_requests, send_on_connection
+from benchmarks.serve.grpc_client import call_on_channel
 from benchmarks.serve.load import on_load_core
 from benchmarks.serve.servers import PORTS, normfold
 
@@ -35,6 +39,7 @@ def measure_reload(folder: Path, repository: Path, rounds: int, seconds: float) 
         for name in ("small", "resnet18")
     }
     settings = {"MODEL_CONTROL": "poll", "POLL_INTERVAL_S": str(_POLL_S), "VERSION_POLICY": "latest:1"}
+    settings["GRPC_PORT"] = str(PORTS["grpc"])
     with (
         normfold(repository, **{f"NORMFOLD_{name}": value for name, value in settings.items()}),
         on_load_core(),
@@ -63,14 +68,13 @@ async def _reload(
 ) -> tuple[dict[str, ClientResult], list[tuple[float, float]]]:
     """Return the client's results by network, and the begin and end of each reload."""
     seen, stop, reloads = {name: ClientResult() for name in pools}, asyncio.Event(), []
-    port = PORTS["normfold"]
-    asking = [
-        asyncio.create_task(
-            send_on_connection(port, f"/v2/models/{name}/infer", pool, seen[name], count(), stop, 10**9)
-        )
-        for name, pool in pools.items()
-        for _ in range(2)
-    ]
+    asking = []
+    for name, pool in pools.items():
+        path, ids, max_requests = f"/v2/models/{name}/infer", count(), 10**9
+        asking += [
+            asyncio.create_task(send_on_connection(PORTS["normfold"], path, pool, seen[name], ids, stop, max_requests)),
+            asyncio.create_task(call_on_channel(PORTS["grpc"], name, pool, seen[name], ids, stop, max_requests)),
+        ]
     await asyncio.sleep(QUIET_S)
     for number in range(2, RELOADS + 2):
         show_progress(f"reload: {number - 1} of {RELOADS}")

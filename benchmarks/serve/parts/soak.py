@@ -54,7 +54,7 @@ async def _soak(pool: list[CheckedRequest], process: int) -> tuple[ClientResult,
         for _ in range(HTTP_CONNECTIONS)
     ]
     asking += [
-        asyncio.create_task(call_on_channel(PORTS["grpc"], "small", pool, seen, ids, REQUESTS))
+        asyncio.create_task(call_on_channel(PORTS["grpc"], "small", pool, seen, ids, stop, REQUESTS, cancels=True))
         for _ in range(GRPC_CONNECTIONS)
     ]
     for load in range(1, LOADS + 1):

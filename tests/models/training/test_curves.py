@@ -15,10 +15,8 @@ def epoch(number: int) -> EpochMetrics:
     return EpochMetrics(
         epoch=number,
         lr=0.1,
-        train_loss=2 / number,
-        train_accuracy=1 - 1 / number,
-        validation_loss=3 / number,
-        validation_accuracy=1 - 1 / number,
+        train={"loss": 2 / number, "accuracy": 1 - 1 / number},
+        validation={"loss": 3 / number, "accuracy": 1 - 1 / number},
         seconds=1,
     )
 
@@ -26,7 +24,7 @@ def epoch(number: int) -> EpochMetrics:
 @pytest.mark.slow
 @pytest.mark.parametrize("epochs", [1, 5])
 def test_curves_are_a_png_with_lines(tmp_path: Path, epochs: int) -> None:
-    draw_curves([epoch(number) for number in range(1, epochs + 1)], epochs, tmp_path / "c.png", "a title")
+    draw_curves([epoch(number) for number in range(1, epochs + 1)], epochs, "accuracy", tmp_path / "c.png", "a title")
     with Image.open(tmp_path / "c.png") as image:
         pixels = np.asarray(image.convert("RGB")).astype(np.int64) @ [1 << 16, 1 << 8, 1]
     assert {0x4477AA, 0xCC6677} <= set(np.unique(pixels).tolist())

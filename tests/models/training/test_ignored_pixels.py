@@ -14,10 +14,12 @@ from normfold.contract.source_card import IGNORED
 from normfold.models.batchnorm.recalibrate_run import recalibrate_run
 from normfold.models.data.data import DataConfig, load_dataset
 from normfold.models.errors import DataError
+from normfold.models.tasks.segmentation import Segmentation
+from normfold.models.tasks.task import Result
 from normfold.models.training.checkpoint import load_checkpoint, make_run_config
 from normfold.models.training.config import TrainConfig
 from normfold.models.training.distributed import make_accelerator, release
-from normfold.models.training.evaluate import Result, evaluate
+from normfold.models.training.evaluate import evaluate
 from normfold.models.training.train import fit, train_one_epoch
 
 BATCHES = [np.arange(6), np.arange(6, 10)]
@@ -43,7 +45,9 @@ def by_hand(logits: np.ndarray, y: np.ndarray) -> Result:
         for c in range(rows.shape[1])
         if ((predicted == c) | (true == c)).any()
     ]
-    return Result(float(losses.mean()), float((predicted == true).mean()), float(np.mean(ious)))
+    return Result(
+        float(losses.mean()), {"accuracy": float((predicted == true).mean()), "mean_iou": float(np.mean(ious))}
+    )
 
 
 def test_evaluation_counts_the_pixels_with_a_class_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,9 +58,9 @@ def test_evaluation_counts_the_pixels_with_a_class_only(monkeypatch: pytest.Monk
 
     for values in (2**22, 3 * 20):  # in one batch, in several of different counts
         monkeypatch.setattr("normfold.models.training.evaluate.MAX_VALUES", values)
-        found = evaluate(network, x, y)
+        found = evaluate(network, x, y, Segmentation())
         assert found.loss == pytest.approx(wanted.loss, rel=1e-6)
-        assert (found.accuracy, found.mean_iou) == pytest.approx((wanted.accuracy, wanted.mean_iou), rel=1e-12)
+        assert found.metrics == pytest.approx(wanted.metrics, rel=1e-12)
 
 
 @pytest.mark.slow
@@ -82,11 +86,11 @@ def test_epoch_is_that_of_the_pixels_with_a_class(smoothing: float) -> None:
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("normfold.models.training.train.one_cycle", lambda *_: 0.1)
-        found = train_one_epoch(network, x, y, BATCHES, optimizer, settings, 1, accelerator)
+        found = train_one_epoch(network, x, y, BATCHES, optimizer, settings, 1, accelerator, Segmentation(smoothing))
     release(accelerator)
 
     wanted = by_hand(np.concatenate(found_logits), y.numpy())
-    assert (found.loss, found.accuracy) == pytest.approx((wanted.loss, wanted.accuracy), rel=1e-6)
+    assert (found.loss, found.metrics["accuracy"]) == pytest.approx((wanted.loss, wanted.metrics["accuracy"]), rel=1e-6)
     assert torch.allclose(network.weight, other.weight, rtol=1e-5)
 
 
@@ -111,8 +115,8 @@ def test_run_has_the_classes_of_its_pixels_and_metrics_of_these_alone(tmp_path: 
             logits = loaded.network(torch.from_numpy(dataset.tensors(rows))).numpy()
         wanted = by_hand(logits, np.where(y[rows] == 255, -1, y[rows].astype(np.int64)))
         assert result.metrics[f"{split}_loss"] == pytest.approx(wanted.loss, rel=1e-5)
-        assert result.metrics[f"{split}_accuracy"] == pytest.approx(wanted.accuracy, rel=1e-12)
-        assert result.metrics[f"{split}_mean_iou"] == pytest.approx(wanted.mean_iou, rel=1e-12)
+        assert result.metrics[f"{split}_accuracy"] == pytest.approx(wanted.metrics["accuracy"], rel=1e-12)
+        assert result.metrics[f"{split}_mean_iou"] == pytest.approx(wanted.metrics["mean_iou"], rel=1e-12)
     record = recalibrate_run(result.folder).record
     assert record is not None
     assert record.accuracy_before["test"] == pytest.approx(result.metrics["test_accuracy"], rel=1e-12)

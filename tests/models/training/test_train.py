@@ -24,10 +24,12 @@ from normfold.models.errors import (
     TrainingWarning,
     UnmeasurableError,
 )
+from normfold.models.tasks.classification import Classification
+from normfold.models.tasks.segmentation import Segmentation, mean_iou
 from normfold.models.training.checkpoint import load_checkpoint, make_run_config
 from normfold.models.training.config import TrainConfig
 from normfold.models.training.distributed import synchronise_batchnorms
-from normfold.models.training.evaluate import evaluate, mean_iou
+from normfold.models.training.evaluate import evaluate
 from normfold.models.training.train import fit
 from tests.support.paths import ROOT
 from tests.support.training import MakeRun, StopAfter
@@ -53,8 +55,8 @@ def test_run_learns_and_writes_all_files(tmp_path: Path, make_run: MakeRun) -> N
     loaded = load_checkpoint(result.folder)
     assert loaded.config == result.config
     x = torch.from_numpy(dataset.tensors(dataset.splits.test))
-    measured = evaluate(loaded.network, x, torch.from_numpy(dataset.y[dataset.splits.test]))
-    assert measured.accuracy == result.metrics["test_accuracy"]
+    measured = evaluate(loaded.network, x, torch.from_numpy(dataset.y[dataset.splits.test]), Classification())
+    assert measured.metrics["accuracy"] == result.metrics["test_accuracy"]
 
 
 @pytest.mark.slow
@@ -245,11 +247,11 @@ def test_evaluation_is_in_eval_mode_and_restores_the_mode() -> None:
     network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 2)).train()
     x, y = torch.randn(10, 4), torch.arange(10) % 2
     before = network[1].running_mean.clone()
-    result = evaluate(network, x, y)
+    result = evaluate(network, x, y, Classification())
     assert network.training
     assert torch.equal(network[1].running_mean, before)
     logits = network.eval()(x)
-    assert result.accuracy == (logits.argmax(1) == y).double().mean().item()
+    assert result.metrics["accuracy"] == (logits.argmax(1) == y).double().mean().item()
     assert result.loss == pytest.approx(nn.functional.cross_entropy(logits, y).item(), rel=1e-6)
 
 
@@ -268,6 +270,8 @@ def test_batchnorms_are_synchronised_over_gpus_and_keep_their_names(make_run: Ma
 SCRIPT = """
 import sys, warnings
 from pathlib import Path
+from normfold.models.tasks.classification import Classification
+from normfold.models.tasks.segmentation import Segmentation, mean_iou
 from normfold.models.training.checkpoint import make_run_config
 from normfold.models.data.data import DataConfig, load_dataset
 from normfold.models.training.train import fit
@@ -317,13 +321,13 @@ def test_evaluation_of_masks_does_not_depend_on_the_batch_size(monkeypatch: pyte
         for c in range(3)
         if ((predicted == c) | (y == c)).any()
     ]
-    whole = evaluate(network, x, y)
-    assert whole.accuracy == (predicted == y).double().mean().item()
+    whole = evaluate(network, x, y, Segmentation())
+    assert whole.metrics["accuracy"] == (predicted == y).double().mean().item()
     assert whole.loss == pytest.approx(nn.functional.cross_entropy(network(x), y).item(), rel=1e-5)
-    assert whole.mean_iou == pytest.approx(sum(ious) / len(ious), rel=1e-12)
+    assert whole.metrics["mean_iou"] == pytest.approx(sum(ious) / len(ious), rel=1e-12)
     monkeypatch.setattr("normfold.models.training.evaluate.MAX_VALUES", 3 * 20)
-    split = evaluate(network, x, y)
-    assert (split.accuracy, split.mean_iou) == (whole.accuracy, whole.mean_iou)
+    split = evaluate(network, x, y, Segmentation())
+    assert split.metrics == whole.metrics
     assert split.loss == pytest.approx(whole.loss, rel=1e-6)
 
 

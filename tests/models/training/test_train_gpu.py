@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from normfold.models.data.data import Dataset
+from normfold.models.tasks.classification import Classification
 from normfold.models.training.checkpoint import load_checkpoint
 from normfold.models.training.evaluate import evaluate
 from normfold.models.training.train import fit
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA
 def measured_on_cpu(folder: Path, dataset: Dataset) -> float:
     rows = dataset.splits.test
     x, y = torch.from_numpy(dataset.tensors(rows)), torch.from_numpy(dataset.y[rows])
-    return evaluate(load_checkpoint(folder).network, x, y).accuracy
+    return evaluate(load_checkpoint(folder).network, x, y, Classification()).metrics["accuracy"]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

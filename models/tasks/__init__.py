@@ -1,0 +1,1 @@
+"""Tasks of training: loss, metrics, and the meaning of a network's outputs."""

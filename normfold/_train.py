@@ -170,7 +170,7 @@ def train(
     check_optional(NUMBER, weight_decay=weight_decay, label_smoothing=label_smoothing, clip_norm=clip_norm)
     require_packages(*PACKAGES, extra="train", needed_for="normfold train")
     from normfold.models.batchnorm.during_training.callback import StatisticsCallback
-    from normfold.models.training.callback import TrainingCallback
+    from normfold.models.training.callback import call_all
     from normfold.models.training.resume import read_progress
     from normfold.models.training.run_folder import check_no_run
     from normfold.models.training.train import fit
@@ -206,9 +206,15 @@ def train(
     }
     config, dataset = _make_config(arch, arguments, _only_given(of_data), _only_given(of_training), recorded)
     callback = _make_callback(progress)
-    statistics = StatisticsCallback(folder, callback or TrainingCallback())
+    statistics = StatisticsCallback(folder)
     with getattr(callback, "bar", nullcontext()):
-        found = fit(config, dataset, folder, resume=resume, callback=statistics)
+        found = fit(
+            config,
+            dataset,
+            folder,
+            resume=resume,
+            callback=call_all(statistics, *([] if callback is None else [callback])),
+        )
     statistics.finish(found.config)
     return TrainResult(found.folder, found.config, found.epochs, found.best_epoch, found.seconds)
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 from normfold.models.training.metrics import EpochMetrics
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class TrainingCallback:
@@ -31,3 +36,17 @@ class TrainingCallback:
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
         """An epoch ends, and its state is written."""
+
+
+def call_all(*callbacks: TrainingCallback) -> TrainingCallback:
+    """Return a callback that calls each of these, in this order, with whatever `fit` calls it with."""
+    together = TrainingCallback()
+    for name in vars(TrainingCallback):
+        if name.startswith("on_"):
+            setattr(together, name, partial(_call_each, [getattr(callback, name) for callback in callbacks]))
+    return together
+
+
+def _call_each(methods: Sequence[Callable[..., None]], *args: object, **kwargs: object) -> None:
+    for method in methods:
+        method(*args, **kwargs)

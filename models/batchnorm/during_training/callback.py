@@ -36,16 +36,14 @@ EXAMPLE_ROWS = 2
 class StatisticsCallback(TrainingCallback):
     """Copies the running statistics around the last steps of each epoch, and measures inputs during its validation.
 
-    It runs nothing through the network and changes nothing, so that the weights are those without it. All calls go on
-    to another callback.
+    It runs nothing through the network and changes nothing, so that the weights are those without it.
 
     Args:
         folder: run folder, to which batchnorm.jsonl is written.
-        then: the other callback.
     """
 
-    def __init__(self, folder: Path, then: TrainingCallback) -> None:
-        self._folder, self._then = folder, then
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._network: nn.Module | None = None
         self._layers = Layers((), ())
         self._records: list[EpochStatistics] = []
@@ -57,7 +55,6 @@ class StatisticsCallback(TrainingCallback):
     def on_network(self, network: nn.Module) -> None:
         """Find the layers."""
         self._network, self._layers = network, find_layers(network)
-        self._then.on_network(network)
 
     def on_start(self, epochs_done: int, epochs: int, steps: int) -> None:
         """Read the figures of the epochs before a resume."""
@@ -65,7 +62,6 @@ class StatisticsCallback(TrainingCallback):
         self._records = read_statistics(self._folder, epochs_done)
         rewrite_statistics(self._folder, self._records)
         self._take_snapshot()
-        self._then.on_start(epochs_done, epochs, steps)
 
     def on_step(self) -> None:
         """Copy the running statistics after each of the last steps."""
@@ -74,7 +70,6 @@ class StatisticsCallback(TrainingCallback):
             self._take_snapshot()
         if self._steps_done == self._steps:
             self._begin_validation()
-        self._then.on_step()
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
         """Measure, and write the line of the epoch."""
@@ -87,7 +82,6 @@ class StatisticsCallback(TrainingCallback):
             append_statistics(self._folder, record)
             for _ in range(len(self._snapshots) - 1):
                 self._snapshots.popleft()
-        self._then.on_epoch(metrics)
 
     def finish(self, config: RunConfig) -> None:
         """Draw the picture of all epochs, and warn if batch and running statistics differ.

@@ -22,8 +22,8 @@ from normfold.models.training.config import MIN_USUAL_BATCH_ROWS
 MAX_DIFFERENCE = 0.3
 """Limit of the figures `batch` and `inference`, in standard deviations."""
 
-MAX_NOISE = 0.2
-"""Limit of the figure `noise`, in standard deviations: about that of 38 independent normal values."""
+MAX_NOISE = 0.08
+"""Limit of the figure `noise`, in standard deviations."""
 
 MAX_EARLIER_WEIGHT = 0.05
 """Limit of the weight of the statistics from before the run."""

@@ -16,9 +16,9 @@ from normfold.models.batchnorm.during_training.callback import StatisticsCallbac
 from normfold.models.data.data import Dataset
 from normfold.models.errors import DivergedError, TrainingWarning
 from normfold.models.statistics.epochs import STATISTICS_NAME, read_statistics
-from normfold.models.training.callback import TrainingCallback
+from normfold.models.tasks.task import Result
+from normfold.models.training.callback import TrainingCallback, call_all
 from normfold.models.training.checkpoint import RunConfig
-from normfold.models.training.evaluate import Result
 from normfold.models.training.train import FitResult, fit
 from tests.support.training import MakeRun, StopAfter
 
@@ -27,10 +27,10 @@ def fit_watched(
     config: RunConfig, dataset: Dataset, folder: Path, then: TrainingCallback | None = None, **options: Any
 ) -> tuple[FitResult, list[str]]:
     """Train with the callback; return the result, and the warnings at the end."""
-    callback = StatisticsCallback(folder, then or TrainingCallback())
+    callback = StatisticsCallback(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TrainingWarning)
-        result = fit(config, dataset, folder, callback=callback, **options)
+        result = fit(config, dataset, folder, callback=call_all(callback, then or TrainingCallback()), **options)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         callback.finish(result.config)

@@ -56,7 +56,7 @@ class StatisticsCallback(TrainingCallback):
         """Find the layers."""
         self._network, self._layers = network, find_layers(network)
 
-    def on_start(self, epochs_done: int, epochs: int, steps: int) -> None:
+    def on_start(self, epochs_done: int, epochs: int, steps: int) -> None:  # noqa: ARG002 -- the base's
         """Read the figures of the epochs before a resume."""
         self._steps = steps
         self._records = read_statistics(self._folder, epochs_done)

@@ -22,6 +22,7 @@ from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.error_responses import install_handlers
 from normfold.service.grpc.server_factory import open_grpc
 from normfold.service.http.cors import Cors
+from normfold.service.http.cross_site import CrossSiteCheck
 from normfold.service.http.middleware import RequestMiddleware
 from normfold.service.inference.asgi import InferRoute
 from normfold.service.inference.byte_budget import ByteBudget
@@ -105,7 +106,9 @@ class _App(FastAPI):
     ) -> None:
         """Put the middleware around the routes."""
         self._needs_key, self._forwarding = settings.keys is not None, forwarding
-        self._outermost = RequestMiddleware(super().__call__, infer, steps, settings.max_body_bytes, bodies)
+        self._outermost = RequestMiddleware(
+            super().__call__, infer, steps, settings.max_body_bytes, bodies, CrossSiteCheck(settings)
+        )
         if settings.cors_origins:
             self._outermost = Cors(self._outermost, settings.cors_origins)
 

@@ -17,6 +17,8 @@
     │   │   ├── NoRolloutError          the model has no shadow, or no canary
     │   │   ├── UnauthenticatedError    the request has no valid key
     │   │   ├── ScopeError              its key lacks the required scope
+    │   │   ├── ForeignOriginError      a web page of another origin wants to change state
+    │   │   ├── ForeignHostError        it would change state, under a host name that a page may have chosen
     │   │   ├── RateError               its key is over its rate limit
     │   │   ├── ContentEncodingError    its Content-Encoding is not supported
     │   │   ├── BodyTooLargeError       its body is over the limit
@@ -163,6 +165,26 @@ class ScopeError(RequestError):
     def __init__(self, scope: str) -> None:
         super().__init__(f"This needs a key with the scope {scope!r}.")
         self.scope = scope
+
+
+class ForeignOriginError(RequestError):
+    """A web page of another origin wants to change state."""
+
+    def __init__(self, origin: str | None) -> None:
+        page = "A web page of another site" if origin is None else f"A web page of {origin[:100]!r}"
+        super().__init__(f"{page} may not change state here; NORMFOLD_CORS_ORIGINS lists the origins that may.")
+        self.origin = origin
+
+
+class ForeignHostError(RequestError):
+    """A request would change state, and its Host header has a name that a web page may have chosen."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(
+            f"Host {host[:100]!r} is neither a loopback name nor an address, and no key is needed: a web page could "
+            "have sent this. Allow the name (NORMFOLD_ALLOWED_HOSTS), or require keys (NORMFOLD_KEYS)."
+        )
+        self.host = host
 
 
 class RateError(RequestError):

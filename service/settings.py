@@ -116,6 +116,11 @@ class Settings(BaseSettings):
         default=(),
         description="Origins of web pages that may call the service (CORS), joined by commas, or *; if not set, none.",
     )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Host names, besides this machine's own, under which models are loaded and unloaded without keys, "
+        "joined by commas, or *.",
+    )
     root_path: str = Field(
         default="",
         description="Path prefix under which a proxy publishes the service, such as /ml; it may strip the prefix or "
@@ -371,7 +376,7 @@ class Settings(BaseSettings):
     def _check_trusted(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(map(check_trusted, addresses))
 
-    @field_validator("cors_origins", "forwarded_allow_ips", mode="before")
+    @field_validator("allowed_hosts", "cors_origins", "forwarded_allow_ips", mode="before")
     @classmethod
     def _split(cls, given: object) -> object:
         """Split text joined by commas, as in an environment variable."""

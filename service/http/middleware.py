@@ -20,6 +20,7 @@ from normfold.service.errors import (
     UnknownPathError,
 )
 from normfold.service.http.asgi_exchange import AsgiExchange
+from normfold.service.http.cross_site import CrossSiteCheck
 from normfold.service.inference.asgi import InferRoute
 from normfold.service.inference.byte_budget import BODY_RESERVATION_KEY, BodyReservation, ByteBudget, declared_bytes
 from normfold.service.inference.model_ref import match_infer_path
@@ -40,13 +41,20 @@ class RequestMiddleware:
         steps: those of every request.
         max_body_bytes: limit on the body of one request.
         bodies: byte budget of all large bodies together.
+        cross_site: checks where requests that change state come from.
     """
 
     def __init__(
-        self, app: ASGIApp, infer: InferRoute, steps: RequestSteps, max_body_bytes: int, bodies: ByteBudget
+        self,
+        app: ASGIApp,
+        infer: InferRoute,
+        steps: RequestSteps,
+        max_body_bytes: int,
+        bodies: ByteBudget,
+        cross_site: CrossSiteCheck,
     ) -> None:
         self._app, self._infer, self._steps, self._max_body_bytes = app, infer, steps, max_body_bytes
-        self._bodies = bodies
+        self._bodies, self._cross_site = bodies, cross_site
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -72,6 +80,7 @@ class RequestMiddleware:
             else:
                 scope[REQUEST_TRACE_KEY], scope[BODY_RESERVATION_KEY] = trace, reservation
                 _check_path(scope["path"])
+                self._cross_site.check(scope["method"], scope["path"], headers, bool(scope.get("client")))
                 check_declared_length(headers, self._max_body_bytes)
                 await self._app(scope, exchange.receive, exchange.send_message)
         except (ClientDisconnect, ClientDisconnectedError):

@@ -28,6 +28,7 @@ OF_HTTP = {
     *("AmbiguousRequestError", "ConnectionLimitError", "HeadersTooLargeError", "MalformedRequestError"),
     *("CallLimitError", "ContentEncodingError", "ReceiveTimeoutError", "StoppingError"),
     *("UnknownPathError", "BodyTooLargeError", "UnauthenticatedError", "ScopeError", "RateError", "ControlError"),
+    *("ForeignOriginError", "ForeignHostError"),
     *("BodyBudgetError", "ResponseBudgetError", "ClientDisconnectedError", "NoSamplesError"),
     *("RolloutError", "NoRolloutError"),
 }

@@ -68,6 +68,6 @@ def test_noise_is_named_for_small_batches_alone(rows: int, count: int) -> None:
                and "`batch_size` 32" in text for text in found)  # fmt: skip
 
 
-def test_each_cause_is_said_once_and_the_worst_layer_first() -> None:
+def test_each_cause_is_named_once_and_the_worst_layer_first() -> None:
     found = sentences(changed(batch=0.5), changed(noise=0.7), changed(batch=0.8), batch_rows=8)
     assert ["most in 'norm2'" in found[0], "most in 'norm1'" in found[1], len(found)] == [True, True, 2]

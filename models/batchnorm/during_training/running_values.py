@@ -73,7 +73,9 @@ def find_layers(network: nn.Module) -> Layers:
     found = {
         name: layer
         for name, layer in named_batchnorms(network)
-        if has_running_statistics(layer) and not is_lazy(layer.running_mean) and layer.num_batches_tracked is not None
+        if has_running_statistics(layer)
+        and layer.num_batches_tracked is not None
+        and not is_lazy(_tensor(layer.running_mean))
     }
     return Layers(tuple(found), tuple(found.values()))
 

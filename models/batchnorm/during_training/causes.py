@@ -21,13 +21,13 @@ from normfold.models.training.config import MIN_USUAL_BATCH_ROWS
 
 MAX_DIFFERENCE = 0.3
 """Limit of the figures `batch` and `inference`, in standard deviations. Of nine architectures on digits with five seeds,
-none had more than 0.05 and 0.12; with momentum 0.001 they had 0.70 and 0.85 or more (docs/decisions/0044)."""
+none had over 0.05 and 0.12; with momentum 0.001 they had 0.70 and 0.85 or more."""
 
 MAX_NOISE = 0.08
-"""Limit of the figure `noise`, in standard deviations, for batches with few rows: with 4 rows it was 0.085 to 0.61."""
+"""Limit of the figure `noise`, in standard deviations, for batches with few rows: with 4 rows, 0.085 to 0.61."""
 
 MAX_EARLIER_WEIGHT = 0.05
-"""Limit of the weight of the statistics from before the run; 0.9^28, so that 28 steps are enough for torch's default."""
+"""Limit of the weight of the statistics from before the run: torch's default of 0.1 needs 29 steps."""
 
 MAX_VARIANCE_RATIO = 0.9
 """Limit of the variance in eval mode over the running variance behind a dropout, median over channels: 0.92 or more in

@@ -315,6 +315,8 @@ def train(
     if log is not None:
         require_packages(log, extra=log, needed_for=f"`log` {log!r}")
     let_waiting_threads_sleep()  # before torch is imported
+    from normfold.models.batchnorm.during_training.callback import StatisticsCallback
+    from normfold.models.training.callback import call_all
     from normfold.models.training.outputs.config_file import read_config_file
     from normfold.models.training.outputs.trackers import tracked
     from normfold.models.training.resume import read_progress
@@ -388,8 +390,11 @@ def train(
     )
     callback = _make_callback(progress)
     tracker = nullcontext(callback) if log is None else tracked(callback, log, run_config, folder)
+    statistics = StatisticsCallback(folder)
     with getattr(callback, "bar", nullcontext()), tracker as tracking:
-        found = fit(run_config, dataset, folder, resume=resume, callback=tracking)
+        together = call_all(statistics, *([] if tracking is None else [tracking]))
+        found = fit(run_config, dataset, folder, resume=resume, callback=together)
+    statistics.finish(found.config)
     return TrainResult(found.folder, found.config, found.epochs, found.best_epoch, found.seconds)
 
 

@@ -1,4 +1,4 @@
-"""Progress of training: a bar on a terminal, a line for each epoch elsewhere."""
+"""Progress of training: a line for each epoch, and below them a bar on a terminal."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def make_bar_callback() -> Any:
     from normfold.models.training.callback import TrainingCallback
 
     class ProgressBar(TrainingCallback):
-        """A progress bar on a terminal, a line for each epoch elsewhere."""
+        """A line for each epoch, and below them a bar on a terminal."""
 
         def __init__(self) -> None:
             self.bar = Progress(
@@ -101,10 +101,8 @@ def make_bar_callback() -> Any:
 
         def on_epoch(self, metrics: EpochMetrics) -> None:
             assert self.task is not None
-            line = epoch_line(metrics, self.epochs)
-            self.bar.update(self.task, description=line)
-            if self.bar.disable:
-                err.print(line)
+            self.bar.update(self.task, description=f"epoch {metrics.epoch}/{self.epochs}")
+            err.print(epoch_line(metrics, self.epochs))  # above the bar, where it stays
 
     return ProgressBar()
 

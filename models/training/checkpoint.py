@@ -5,6 +5,8 @@
     metrics.jsonl           metrics, one line per epoch
     curves.png              plot of loss and metric
     confusion.png           for classes: rows of the test split by true and predicted class
+    batchnorm.jsonl         differences between batch and running statistics, one line per epoch
+    batchnorm.png           plot of them, a line for each BatchNorm
     epochs/                 best epochs, by choice (see outputs/kept_epochs.py)
     resume/                 state after the last epoch (see resume.py)
 

@@ -8,13 +8,18 @@ from pathlib import Path
 
 from normfold.contract.atomic_write import remove_temporaries
 from normfold.models.errors import RunFolderError
+from normfold.models.statistics.epochs import PLOT_NAME, STATISTICS_NAME
 from normfold.models.training.checkpoint import CONFIG_NAME
 from normfold.models.training.config import STATE_PATH
 from normfold.models.training.curves import CONFUSION_NAME, CURVES_NAME
 from normfold.models.training.metrics import METRICS_NAME
 from normfold.models.weight_files.load import WEIGHTS_NAME
 
-FILES = (*map(Path, (WEIGHTS_NAME, CONFIG_NAME, METRICS_NAME, CURVES_NAME, CONFUSION_NAME)), STATE_PATH)
+FILES = (
+    *map(Path, (WEIGHTS_NAME, CONFIG_NAME, METRICS_NAME, CURVES_NAME, CONFUSION_NAME)),
+    *map(Path, (STATISTICS_NAME, PLOT_NAME)),
+    STATE_PATH,
+)
 
 
 def check_no_run(folder: Path) -> None:

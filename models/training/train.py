@@ -163,6 +163,7 @@ def _fit(
     if is_main:
         for note in run.notes:
             callback.on_note(note)
+        callback.on_network(run.network)
         callback.on_start(run.progress.epoch, settings.epochs, len(batches_of(1)))
     while not run.progress.finished:
         epoch, epoch_started = run.progress.epoch + 1, time.perf_counter()

@@ -13,6 +13,7 @@ from normfold.models.training.metrics import EpochMetrics
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
+    from torch import nn
 
 EXPERIMENT = "normfold"
 """Name of MLflow's experiment, unless MLFLOW_EXPERIMENT_NAME names another."""
@@ -67,6 +68,9 @@ class TrackingCallback(TrainingCallback):
 
     def on_note(self, sentence: str) -> None:
         self._callback.on_note(sentence)
+
+    def on_network(self, network: nn.Module) -> None:
+        self._callback.on_network(network)
 
     def on_start(self, epochs_done: int, epochs: int, steps: int) -> None:
         # Not earlier: a run that cannot begin leaves no log.

@@ -3,12 +3,28 @@ import { html, useEffect, useRef } from "./vendor/htm-preact.js";
 
 const TOP = 10;
 
-export function Answer({ model, prediction, milliseconds, show }) {
+export function Answer({ model, prediction, notes, milliseconds, show }) {
   return html`
     ${show && html`<${Seen} show=${show} />`}
-    ${prediction?.probabilities ? html`<${Classes} labels=${model.labels} ...${prediction} />` : prediction?.mask ? html`<${Mask} labels=${model.labels ?? []} mask=${prediction.mask} />` : html`<pre>${JSON.stringify(prediction, null, 1)}</pre>`}
+    <${Prediction} model=${model} prediction=${prediction} />
+    ${notes && html`<pre>${JSON.stringify(notes, null, 1)}</pre>`}
     <p class="note">${milliseconds.toFixed(1)} ms from this browser and back</p>
   `;
+}
+
+function Prediction({ model, prediction }) {
+  if (prediction?.probabilities && model.labels) return html`<${Classes} names=${model.labels} ...${prediction} />`;
+  if (prediction?.mask) return html`<${Mask} labels=${model.labels ?? []} mask=${prediction.mask} />`;
+  if (prediction?.values?.[0]?.name) return html`<${Values} values=${prediction.values} />`;
+  return html`<pre>${JSON.stringify(prediction, null, 1)}</pre>`;
+}
+
+function Values({ values }) {
+  return html`<table>
+    <tbody>
+      ${values.map(({ name, value, unit }) => html`<tr><th scope="row">${name}</th><td class="result">${value.toPrecision(6)} ${unit}</td></tr>`)}
+    </tbody>
+  </table>`;
 }
 
 function Seen({ show }) {
@@ -17,17 +33,19 @@ function Seen({ show }) {
   return html`<canvas ref=${canvas} class="seen small" role="img" aria-label="The picture that was sent"></canvas>`;
 }
 
-function Classes({ labels, label, probabilities }) {
+// One class, or with `labels` those that apply beside each other.
+function Classes({ names, label, labels, probabilities }) {
   const order = probabilities.map((probability, index) => [probability, index]).sort(([a], [b]) => b - a);
   const percent = (value) => `${(100 * value).toFixed(1)} %`;
   return html`
-    <p class="result"><strong>${label}</strong>, ${percent(order[0][0])}</p>
+    ${label !== undefined && html`<p class="result"><strong>${label}</strong>, ${percent(order[0][0])}</p>`}
+    ${labels && html`<p class="result"><strong>${labels.map((one) => one.label ?? one).join(", ") || "no label"}</strong></p>`}
     <table>
-      <caption>Most probable classes</caption>
+      <caption>Most probable first</caption>
       <tbody>
         ${order.slice(0, TOP).map(
           ([probability, index]) => html`<tr>
-            <th scope="row">${labels[index]}</th>
+            <th scope="row">${names[index]}</th>
             <td class="number">${percent(probability)}</td>
             <td class="wide"><meter min="0" max="1" value=${probability} aria-hidden="true"></meter></td>
           </tr>`,

@@ -7,7 +7,7 @@ import { Row } from "./inputs/row.js";
 import { Text } from "./inputs/text.js";
 import { Snippets } from "./snippets.js";
 
-const INPUTS = { image: Picture, row: Row };
+const INPUTS = { image: Picture, row: Row, table: Row };
 
 export function Try({ model, me }) {
   const [asked, setAsked] = useState(null);
@@ -22,7 +22,7 @@ export function Try({ model, me }) {
     const body = { instances: [instance] };
     try {
       const { record, milliseconds } = await timed(path, { method: "POST", body });
-      setAnswer({ prediction: record.predictions[0], milliseconds, show });
+      setAnswer({ prediction: record.predictions[0], notes: record.notes, milliseconds, show });
       setProblem(null);
     } catch (error) {
       setProblem(error.message);

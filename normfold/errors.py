@@ -26,6 +26,7 @@ Each carries its facts as attributes, and one sentence that says what is wrong a
     │   │   ├── ForeignFolderError          a model's folder is a symbolic link out of the repository
     │   │   └── VersionChoiceError          the versions cannot be rolled back to, or deleted
     │   ├── DataError                       a data set cannot be found, read or split
+    │   ├── TableFileError                  a file is not a readable table
     │   ├── ArchitectureError               unknown network, wrong option, or a factory that fails
     │   ├── CompilationError                a network cannot be compiled by torch.compile
     │   ├── ConfigFileError                 a file of settings cannot be read, or has a wrong field
@@ -167,6 +168,7 @@ if TYPE_CHECKING:
     from normfold.contract.errors import RawInputError as RawInputError
     from normfold.contract.onnxruntime_package import RuntimePackageError as RuntimePackageError
     from normfold.contract.record import ManifestError as ManifestError
+    from normfold.contract.tables.table_file import TableFileError as TableFileError
 
 _LAZY = {
     "DamagedBundleError": "bundle",
@@ -174,6 +176,7 @@ _LAZY = {
     "MonitorError": "drift.monitor",
     "RawInputError": "errors",
     "RuntimePackageError": "onnxruntime_package",
+    "TableFileError": "tables.table_file",
 }
 """Errors in modules of `normfold.contract` that import numpy or pydantic, by the name of the module."""
 

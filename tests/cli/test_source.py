@@ -123,7 +123,7 @@ def test_module_in_the_current_folder_is_found_by_the_installed_script(package: 
 def rows_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run folder of a network for rows."""
     monkeypatch.chdir(tmp_path)
-    Path("t.csv").write_text("a,b,y\n" + "".join(f"{row},{row % 7},{row % 2}\n" for row in range(40)))
+    Path("t.csv").write_text("a,b,y\n" + "".join(f"{row % 11},{row % 7},{row % 2}\n" for row in range(40)))
     data = DataConfig(source="csv:t.csv")
     config = make_run_config("mlp", {"widths": [4]}, data, load_dataset(data), TrainConfig())
     save_checkpoint(Path("run"), build(config.architecture), config)

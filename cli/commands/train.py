@@ -310,7 +310,7 @@ def train(
         typer.Option(
             metavar="ALPHA",
             help="Mix samples of a batch: 0.2 mixes little, 1 evenly.",
-            show_default="0, not at all",
+            show_default="0.0",
             rich_help_panel=AUGMENTATION,
         ),
     ] = None,

@@ -34,7 +34,7 @@ FACTORY = ("kinds_of_source_nets:rows", "--input", "2")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run, its bundle, the unfolded ONNX file, and a module with a factory."""
     folder = tmp_path_factory.mktemp("sources")
-    lines = "".join(f"{row},{row % 7},{row % 2}\n" for row in range(200))
+    lines = "".join(f"{row % 11},{row % 7},{row % 2}\n" for row in range(200))
     (folder / "t.csv").write_text(f"a,b,y\n{lines}")
     data = DataConfig(source=f"csv:{folder / 't.csv'}")
     config = make_run_config("mlp", {"widths": [4]}, data, load_dataset(data), TrainConfig())

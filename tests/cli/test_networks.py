@@ -260,10 +260,10 @@ def test_sequences_go_from_training_to_a_served_class(normfold: RunCommand, tmp_
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--arch", "unet"], "training on a class for each sample needs logits of shape [2, 10]."),
+        (["--arch", "unet"], "classification needs outputs of shape [2, 10]."),
         (
             ["--arch", "convnet", "--data", "npz:masks.npz"],
-            "'convnet' returns [2, 2] for 2 samples; training on masks needs logits of shape [2, 2, 4, 4].",
+            "'convnet' returns [2, 2] for 2 samples; segmentation needs outputs of shape [2, 2, 4, 4].",
         ),
         (["--arch", "temporal"], "an array 'channels' with the channels' names marks 'x' as sequences"),
         (["--arch", "repvgg", "--data", "npz:waves.npz"], "A repvgg takes samples of shape (channels, height, width)"),

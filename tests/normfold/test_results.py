@@ -212,7 +212,8 @@ def test_export_and_audit_take_a_torch_network(tmp_path: Path) -> None:
 def test_export_of_something_else_names_its_type(tmp_path: Path) -> None:
     given: Any = 3
     with pytest.raises(
-        ArgumentError, match="`source` must be a run folder, a bundle, an .onnx file, a module:factory or a torch network, not 3"
+        ArgumentError,
+        match="`source` must be a run folder, a bundle, an .onnx file, a module:factory or a torch network, not 3",
     ):
         normfold.export(given, tmp_path / "models")
 

@@ -71,7 +71,7 @@ def test_inputs_with_a_default_are_frozen_on_request(normfold: RunCommand, net: 
     _, out, _ = normfold("fold", "net.onnx", "folded.onnx", "--json")
     assert "--freeze-inputs" in json.loads(out)["entries"][0]["reason"]
 
-    code, out, _ = normfold("fold", "net.onnx", "folded.onnx", "--freeze-inputs")
+    code, out, _ = normfold("fold", "net.onnx", "folded.onnx", "--freeze-inputs", "--force")
     assert code == 0
     assert "1 of 1 BatchNormalization nodes folded" in out
     assert [value.name for value in onnx.load(tmp_path / "folded.onnx").graph.input] == ["x"]

@@ -258,7 +258,7 @@ def test_sigterm_ends_a_run_as_ctrl_c_does(run: Run, tmp_path: Path) -> None:
         "Interrupted; resume after the last finished epoch with: normfold train --out 'my run' --resume\n"
     )
     assert {entry.name for entry in Path("my run").rglob("*")} == {
-        *("weights.safetensors", "config.json", "metrics.jsonl", "resume", "state.safetensors")
+        *("weights.safetensors", "config.json", "metrics.jsonl", "batchnorm.jsonl", "resume", "state.safetensors")
     }
     load_checkpoint(Path("my run"))
     assert read_progress(Path("my run")).epoch >= 3

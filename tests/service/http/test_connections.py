@@ -73,18 +73,20 @@ def test_closing_connection_whose_client_never_reads_is_cut(
     bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timeouts, "REAP_INTERVAL_S", 0.05)
-    service = start(bundles.root, receive_timeout_s=0.5)
-    with connect(service.client) as connection:
+    started = start(bundles.root, receive_timeout_s=0.5)
+    with connect(started.client) as connection:
         connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
         assert connection.recv(4096)
-        (server_side,) = [one for one in service.server.server_state.connections if is_of(one, connection)]
+        running = started.server
+        connections = running.server_state.connections
+        (server_side,) = [one for one in connections if is_of(one, connection)]
 
         def respond_and_close() -> None:
             server_side.transport.write(bytes(50_000_000))  # more than both sides' kernels hold
             server_side.transport.close()
 
         server_side.loop.call_soon_threadsafe(respond_and_close)
-        wait_for(lambda: server_side not in service.server.server_state.connections, timeout_s=10)
+        wait_for(lambda: server_side not in connections, timeout_s=10)
         received = 0
         while part := connection.recv(2**20):
             received += len(part)

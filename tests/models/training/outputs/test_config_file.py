@@ -11,6 +11,7 @@ from normfold.models.training.outputs.config_file import read_config_file
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("on_cpu")
+@pytest.mark.filterwarnings("ignore:The running statistics differ")  # after six steps they do
 def test_config_of_a_run_reproduces_it_and_arguments_override_it(tmp_path: Path, images: Path) -> None:
     first = train(
         tmp_path / "first",

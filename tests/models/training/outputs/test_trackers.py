@@ -23,6 +23,7 @@ def check_logged(folder: Path, found: dict[str, list[float]]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The running statistics differ")  # after six steps they do
 def test_tensorboard_gets_the_metrics_of_every_epoch(tmp_path: Path, images: Path) -> None:
     accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is not installed (make setup)"

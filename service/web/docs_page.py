@@ -8,20 +8,6 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-CONTENT_SECURITY_POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self' data:",
-        "connect-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-    )
-)
-"""Nothing from another server, nothing inline, and no page around this one."""
-
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>

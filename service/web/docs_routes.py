@@ -11,10 +11,10 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 
 from normfold.service.routes.paths import prefix_of
 from normfold.service.web.assets import ASSETS
-from normfold.service.web.docs_page import CONTENT_SECURITY_POLICY, render_page
+from normfold.service.web.docs_page import render_page
+from normfold.service.web.page_headers import CONTENT_SECURITY_POLICY, HEADERS
 
-_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
-_ASSET_HEADERS = {**_HEADERS, "Cache-Control": "no-cache"}  # a browser asks with the ETag whether its copy is current
+_ASSET_HEADERS = {**HEADERS, "Cache-Control": "no-cache"}  # a browser asks with the ETag whether its copy is current
 
 
 def page_routes(document: Callable[[], dict[str, Any]]) -> APIRouter:
@@ -35,7 +35,7 @@ def page_routes(document: Callable[[], dict[str, Any]]) -> APIRouter:
     @router.get("/docs")
     async def page(_: Request) -> HTMLResponse:
         """The page of the OpenAPI document."""
-        headers = {**_HEADERS, "Content-Security-Policy": CONTENT_SECURITY_POLICY}
+        headers = {**HEADERS, "Content-Security-Policy": CONTENT_SECURITY_POLICY}
         return HTMLResponse(render_page(document()), headers=headers)
 
     for name in ASSETS:

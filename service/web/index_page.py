@@ -7,20 +7,6 @@ from importlib.metadata import version
 
 from normfold.service.web.page_files import HASH
 
-CONTENT_SECURITY_POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self' data:",
-        "connect-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-    )
-)
-"""Nothing from another server, nothing inline, and no page around this one."""
-
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>

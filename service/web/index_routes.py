@@ -12,17 +12,17 @@ from normfold.service.auth.key_file import SCOPES
 from normfold.service.observability.request_trace import REQUEST_TRACE_KEY, RequestTrace
 from normfold.service.routes.paths import describe_responses, prefix_of
 from normfold.service.settings import Settings
-from normfold.service.web.index_page import CONTENT_SECURITY_POLICY, render_index
+from normfold.service.web.index_page import render_index
 from normfold.service.web.page_files import FILES, HASH
+from normfold.service.web.page_headers import CONTENT_SECURITY_POLICY, HEADERS
 
-_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 _INDEX_HEADERS = {
-    **_HEADERS,
+    **HEADERS,
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "Cache-Control": "no-cache",
     "Vary": "Accept",
 }
-_FILE_HEADERS = {**_HEADERS, "Cache-Control": "public, max-age=31536000, immutable"}
+_FILE_HEADERS = {**HEADERS, "Cache-Control": "public, max-age=31536000, immutable"}
 
 _FILES_PATH = f"/page/{HASH}"
 

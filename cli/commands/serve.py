@@ -271,6 +271,7 @@ def serve(
         log_format=log_format,
     )
     ignore_hangup()
+    use_one_arena()  # before the log's thread starts
     configure_logging(settings)
     if settings.keys is not None:
         read_keys(settings.keys)  # here already: a worker process that cannot start would be replaced for ever
@@ -291,7 +292,6 @@ def serve(
             stop.check()
             run_workers(settings, listeners, "normfold.service.app:create_app")
             return
-        use_one_arena()
         from normfold.service.app import (
             create_app,  # not with several workers: they import it, and the parent stays small
         )

@@ -72,12 +72,12 @@ class ServiceConfig(Config):
         """Configure the log of a worker process; the command has configured that of its own process."""
         super().configure_logging()
         if multiprocessing.parent_process() is not None:
+            use_one_arena()  # before the log's thread starts
             configure_logging(self.settings)
 
     def load(self) -> None:
         """Make the application, if a function for it was named, and take the context of TLS from it."""
         if isinstance(self.app, str):
-            use_one_arena()
             self.app = self._make_app(pkgutil.resolve_name(self.app))
         super().load()
         if (certificates := getattr(self.loaded_app, "certificates", None)) is not None:
